@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -25,7 +26,8 @@ import (
 // Domain is the domain of every google.rpc.ErrorInfo that Prism sends.
 const Domain = "prism"
 
-// helpPage is where the page of a reason is found; the reason is its anchor.
+// helpPage is where the reasons are explained; a reason in lower case is its
+// anchor, as GitHub makes them.
 const helpPage = "https://github.com/prismgw/prism/blob/main/docs/errors.md#"
 
 // A Reason says why a call failed. It is itself an error, so that a hot path
@@ -224,14 +226,15 @@ func (e *Error) WithRetry(after time.Duration) *Error {
 // Error returns the message, with the cause if there is one. It is what logs
 // show; what clients see is Status.
 func (e *Error) Error() string {
-	s := e.text()
+	s := e.Text()
 	if e.cause != nil {
 		s += ": " + e.cause.Error()
 	}
 	return s
 }
 
-func (e *Error) text() string {
+// Text returns what a client is told: the message without the cause.
+func (e *Error) Text() string {
 	if e.Message != "" {
 		return e.Message
 	}
@@ -243,7 +246,7 @@ func (e *Error) Unwrap() error { return e.cause }
 
 // Is reports whether target is e's reason, so that errors.Is works on reasons.
 func (e *Error) Is(target error) bool {
-	r, ok := target.(Reason) //nolint:errorlint // a Reason is a value, nothing wraps it as a target
+	r, ok := target.(Reason)
 	return ok && r == e.Reason
 }
 
@@ -308,7 +311,7 @@ func ReasonOf(err error) Reason {
 // Status returns what a client is told: code, message and details. The cause
 // is left out.
 func (e *Error) Status(requestID string) *status.Status {
-	st := status.New(e.Reason.Code(), e.text())
+	st := status.New(e.Reason.Code(), e.Text())
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: e.Reason.String(), Domain: Domain, Metadata: e.Meta}}
 	if requestID != "" {
 		details = append(details, &errdetails.RequestInfo{RequestId: requestID})
@@ -332,7 +335,7 @@ func (e *Error) Status(requestID string) *status.Status {
 }
 
 // HelpURL returns the address of the reason's page.
-func (e *Error) HelpURL() string { return helpPage + e.Reason.String() }
+func (e *Error) HelpURL() string { return helpPage + strings.ToLower(e.Reason.String()) }
 
 var byName = func() map[string]Reason {
 	m := make(map[string]Reason, reasons)
@@ -361,8 +364,8 @@ func FromStatus(err error) *Error {
 	for _, d := range st.Details() {
 		switch d := d.(type) {
 		case *errdetails.ErrorInfo:
-			if r, known := byName[d.GetReason()]; known && d.GetDomain() == Domain {
-				e.Reason = r
+			if d.GetDomain() == Domain {
+				e.Reason = named(d.GetReason(), st.Code())
 			}
 			e.Meta = maps.Clone(d.GetMetadata())
 		case *errdetails.RetryInfo:
@@ -376,6 +379,18 @@ func FromStatus(err error) *Error {
 		}
 	}
 	return e
+}
+
+// named returns the reason of a name; of one that only a later release knows,
+// the nearest.
+func named(name string, c codes.Code) Reason {
+	if r, known := byName[name]; known {
+		return r
+	}
+	if c == codes.ResourceExhausted {
+		return Overloaded // as everything of ours with this code: later is better
+	}
+	return nearest(c)
 }
 
 // nearest returns the reason for a status without ErrorInfo.

@@ -1660,9 +1660,8 @@ func (x *Cancel) GetId() uint64 {
 type PipelineResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the first message, and only there.
-	Hello   *Hello    `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
-	Answers []*Answer `protobuf:"bytes,2,rep,name=answers,proto3" json:"answers,omitempty"`
-	// The server reads no more; answers to what it has read still come.
+	Hello         *Hello     `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	Answers       []*Answer  `protobuf:"bytes,2,rep,name=answers,proto3" json:"answers,omitempty"`
 	GoingAway     *GoingAway `protobuf:"bytes,3,opt,name=going_away,json=goingAway,proto3" json:"going_away,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1952,6 +1951,10 @@ func (*Answer_Increment) isAnswer_Result() {}
 
 func (*Answer_Expire) isAnswer_Result() {}
 
+// GoingAway asks the client to send no more operations on this stream, to
+// half-close it and to go on with another one. What was sent before is served
+// as always. When the server then ends the stream with status OK, operations
+// that have no answer were not read and had no effect.
 type GoingAway struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

@@ -1,0 +1,166 @@
+package client
+
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+
+	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
+)
+
+// The two messages of a stream are written and read here, field by field, and
+// not through the generated types: callers encode their operations and decode
+// their answers themselves, so that the one goroutine in the middle only
+// copies bytes. frame_test.go compares both ways.
+
+// An outgoing frame is a PipelineRequest.
+type outgoing struct {
+	operations []operation
+	cancels    []uint64
+	size       int // of operations and cancels
+}
+
+// An operation is a call under its id. The body is the call's.
+type operation struct {
+	id      uint64
+	timeout uint32 // milliseconds
+	body    []byte
+}
+
+func (o *outgoing) reset() {
+	clear(o.operations)
+	o.operations, o.cancels, o.size = o.operations[:0], o.cancels[:0], 0
+}
+
+func (o *outgoing) add(op operation) {
+	o.operations = append(o.operations, op)
+	o.size += 1 + protowire.SizeBytes(op.size())
+}
+
+func (o *outgoing) cancel(id uint64) {
+	o.cancels = append(o.cancels, id)
+	o.size += 1 + protowire.SizeBytes(1+protowire.SizeVarint(id))
+}
+
+func (op *operation) size() int {
+	n := 1 + protowire.SizeVarint(op.id) + len(op.body)
+	if op.timeout != 0 {
+		n += 1 + protowire.SizeVarint(uint64(op.timeout))
+	}
+	return n
+}
+
+// SizeVT returns the frame's size in bytes.
+func (o *outgoing) SizeVT() int { return o.size }
+
+// MarshalToSizedBufferVT fills data, whose length is SizeVT.
+func (o *outgoing) MarshalToSizedBufferVT(data []byte) (int, error) {
+	b := data[:0]
+	for i := range o.operations {
+		op := &o.operations[i]
+		b = protowire.AppendTag(b, fieldOperations, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(op.size()))
+		b = protowire.AppendTag(b, fieldID, protowire.VarintType)
+		b = protowire.AppendVarint(b, op.id)
+		if op.timeout != 0 {
+			b = protowire.AppendTag(b, fieldTimeout, protowire.VarintType)
+			b = protowire.AppendVarint(b, uint64(op.timeout))
+		}
+		b = append(b, op.body...)
+	}
+	for _, id := range o.cancels {
+		b = protowire.AppendTag(b, fieldCancels, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(1+protowire.SizeVarint(id)))
+		b = protowire.AppendTag(b, fieldID, protowire.VarintType)
+		b = protowire.AppendVarint(b, id)
+	}
+	return len(b), nil
+}
+
+// An incoming frame is a PipelineResponse. Its answers point into the buffer
+// that it is read from, which is gone when UnmarshalVT returns: it gives them
+// to deliver before.
+type incoming struct {
+	hello     *keyvaluev1.Hello
+	answers   []answer
+	goingAway bool
+
+	deliver func(*incoming) error
+}
+
+// An answer is the result of the operation with this id.
+type answer struct {
+	id     uint64
+	result protowire.Number // which field was set; 0 if none
+	body   []byte
+}
+
+// Reset empties the frame.
+func (in *incoming) Reset() {
+	clear(in.answers)
+	in.hello, in.answers, in.goingAway = nil, in.answers[:0], false
+}
+
+// UnmarshalVT reads data and delivers it.
+func (in *incoming) UnmarshalVT(data []byte) error {
+	err := fields(data, func(field protowire.Number, value []byte, _ uint64) error {
+		switch field {
+		case fieldHello:
+			in.hello = new(keyvaluev1.Hello)
+			return in.hello.UnmarshalVT(value)
+		case fieldAnswers:
+			in.answers = append(in.answers, answer{})
+			return in.answers[len(in.answers)-1].read(value)
+		case fieldGoingAway:
+			in.goingAway = true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return in.deliver(in)
+}
+
+func (a *answer) read(data []byte) error {
+	return fields(data, func(field protowire.Number, value []byte, number uint64) error {
+		switch {
+		case field == fieldID:
+			a.id = number
+		case field >= fieldError && field <= fieldLastResult:
+			a.result, a.body = field, value
+		}
+		return nil
+	})
+}
+
+// fields calls f for each field of a message: with the bytes, never nil, of
+// one that has a length, or with the number of a varint. Others are left out.
+func fields(data []byte, f func(field protowire.Number, value []byte, number uint64) error) error {
+	for len(data) > 0 {
+		field, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		data = data[n:]
+		var value []byte
+		var number uint64
+		switch kind {
+		case protowire.BytesType:
+			value, n = protowire.ConsumeBytes(data)
+		case protowire.VarintType:
+			number, n = protowire.ConsumeVarint(data)
+		default:
+			n = protowire.ConsumeFieldValue(field, kind, data)
+		}
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		data = data[n:]
+		if kind != protowire.BytesType && kind != protowire.VarintType {
+			continue
+		}
+		if err := f(field, value, number); err != nil {
+			return err
+		}
+	}
+	return nil
+}

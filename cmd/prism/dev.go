@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/prismgw/prism/namespace"
+)
+
+func devCommand() *cobra.Command {
+	f := new(serverFlags)
+	var dataDir string
+	var ephemeral bool
+	c := &cobra.Command{
+		Use:   "dev [FILE...]",
+		Short: "Run everything in one process, with a namespace to try",
+		Long: `Dev runs a proxy on embedded defaults: the namespace "demo" is there from the
+start, open to everyone on this machine, and its data is kept in a SQLite file
+below --data-dir. Documents in files are served beside it.`,
+		Example: "  prism dev\n  prism dev --ephemeral --grpc-addr 127.0.0.1:0 --http-addr 127.0.0.1:0 --ops-addr 127.0.0.1:0",
+		PreRunE: fromEnvironment,
+		RunE: func(c *cobra.Command, args []string) error {
+			return dev(c, f, args, dataDir, ephemeral)
+		},
+	}
+	f.add(c.Flags(), 0)
+	c.Flags().StringVar(&dataDir, "data-dir", ".prism", "folder for data and for what prismctl needs to find this server")
+	c.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep data in memory only")
+	return c
+}
+
+func dev(c *cobra.Command, f *serverFlags, args []string, dataDir string, ephemeral bool) error {
+	began := time.Now()
+	log, err := newLogger(f.logLevel)
+	if err != nil {
+		return err
+	}
+	if dataDir, err = filepath.Abs(dataDir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dataDir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	s, err := newServer(c.Context(), f, log)
+	if err != nil {
+		return err
+	}
+	base := []namespace.File{{Name: "prism dev", Dir: dataDir, Data: []byte(devDocuments(ephemeral))}}
+	if err := s.load(base, args); err != nil {
+		return err
+	}
+	go s.reload(c.Context(), base, args)
+	here := filepath.Join(dataDir, "dev.json")
+	defer os.Remove(here) //nolint:errcheck // prismctl finds out that nobody answers
+	return s.run(c.Context(), func() {
+		err := errors.Join(writeReady(here, s.addrs), welcome(c.OutOrStdout(), s.addrs, dataDir, ephemeral, time.Since(began)))
+		if err != nil {
+			log.Warn("could not tell where this server is", "error", err)
+		}
+	})
+}
+
+func devDocuments(ephemeral bool) string {
+	backend := "driver: sqlite\nurl: sqlite:prism.db\n"
+	needs := "process"
+	if ephemeral {
+		backend, needs = "driver: memory\nurl: \"memory:\"\n", "none"
+	}
+	return "kind: Backend\nname: local\n" + backend + `---
+kind: Namespace
+name: demo
+description: there from the start, to try Prism with
+stores: [data]
+needs: {durability: ` + needs + `}
+auth: {anonymous: read_write}
+`
+}
+
+func welcome(w io.Writer, a addresses, dataDir string, ephemeral bool, took time.Duration) error {
+	kept := dataDir
+	if ephemeral {
+		kept = "in memory only"
+	}
+	base := "http://" + a.HTTP + "/v1/namespaces/demo/keyvalue"
+	text := `Prism is ready (` + took.Round(time.Millisecond).String() + `).
+
+  gRPC   ` + a.GRPC + `
+  HTTP   http://` + a.HTTP + `
+  ops    http://` + a.Ops + `/readyz
+  data   ` + kept + `
+
+Try:
+  curl -X PUT --data hello ` + base + `/greeting
+  curl ` + base + `/greeting
+  curl http://` + a.HTTP + `/openapi.json
+  grpcurl -plaintext -H 'x-prism-namespace: demo' -d '{"key":"greeting"}' ` + a.GRPC + ` prism.keyvalue.v1.KeyValue/Retrieve
+
+Stop with Ctrl-C.
+`
+	_, err := io.WriteString(w, strings.TrimLeft(text, "\n"))
+	return err
+}

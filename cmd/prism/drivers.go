@@ -1,0 +1,15 @@
+package main
+
+import (
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/driver/sqlite"
+)
+
+// drivers is every technology in this build.
+func drivers() []driver.Driver {
+	return []driver.Driver{
+		memory.Driver(),
+		sqlite.Driver(),
+	}
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/prismgw/prism/namespace"
+	"github.com/prismgw/prism/proxy"
+)
+
+// serverFlags are what dev and proxy have in common.
+type serverFlags struct {
+	grpc, http, ops string
+	readyFile       string
+	httpHosts       []string
+	corsOrigins     []string
+	anonymousWrites bool
+	lameDuck        time.Duration
+	drain           time.Duration
+	connectionAge   time.Duration
+	maxInFlight     int
+	logLevel        string
+}
+
+func (f *serverFlags) add(fs *pflag.FlagSet, lameDuck time.Duration) {
+	fs.StringVar(&f.grpc, "grpc-addr", "127.0.0.1:8980", "gRPC listener: host:port (port 0: any free one) or unix:PATH")
+	fs.StringVar(&f.http, "http-addr", "127.0.0.1:8981", "HTTP listener")
+	fs.StringVar(&f.ops, "ops-addr", "127.0.0.1:8982", "listener of /healthz, /readyz and /metrics")
+	fs.StringVar(&f.readyFile, "ready-file", "", "write the listeners' addresses there as JSON, once ready")
+	fs.StringSliceVar(&f.httpHosts, "http-host", nil, "Host header to accept beside loopback and the listener's own address")
+	fs.StringSliceVar(&f.corsOrigins, "cors-origin", nil, "origin of web pages that may call, such as https://app.example.com")
+	fs.BoolVar(&f.anonymousWrites, "allow-anonymous-writes", false, "serve namespaces with anonymous: read_write beyond loopback")
+	fs.DurationVar(&f.lameDuck, "lame-duck", lameDuck, "when stopping: time between not ready and the end of intake")
+	fs.DurationVar(&f.drain, "drain", 30*time.Second, "when stopping: time for operations in flight")
+	fs.DurationVar(&f.connectionAge, "connection-age", 5*time.Minute, "ask gRPC connections to move after about this; 0: never")
+	fs.IntVar(&f.maxInFlight, "max-in-flight", proxy.DefaultInFlight, "operations at once, of all namespaces; more wait for 5 ms and are then refused")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+// fromEnvironment sets every flag that was not given from PRISM_<NAME>.
+func fromEnvironment(c *cobra.Command, _ []string) error {
+	var wrong error
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		name := "PRISM_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if v, ok := os.LookupEnv(name); ok && !f.Changed && wrong == nil {
+			if err := c.Flags().Set(f.Name, v); err != nil {
+				wrong = fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	})
+	return wrong
+}
+
+// addresses are where a server can be reached.
+type addresses struct {
+	GRPC string `json:"grpc"`
+	HTTP string `json:"http"`
+	Ops  string `json:"ops"`
+}
+
+// server is a running proxy with its listeners.
+type server struct {
+	flags *serverFlags
+	proxy *proxy.Proxy
+	addrs addresses
+	log   *slog.Logger
+}
+
+// newServer opens the listeners and makes the proxy; nothing is served yet.
+func newServer(ctx context.Context, f *serverFlags, log *slog.Logger) (*server, error) {
+	o := proxy.Options{
+		Drivers: drivers(), Kinds: patterns(), Log: log, HTTPHosts: f.httpHosts, CORSOrigins: f.corsOrigins,
+		AllowAnonymousWrites: f.anonymousWrites, ConnectionAge: f.connectionAge, MaxInFlight: f.maxInFlight, LameDuck: f.lameDuck, DrainTime: f.drain,
+	}
+	var open []net.Listener
+	opened := false
+	defer func() {
+		if !opened {
+			for _, l := range open {
+				_ = l.Close() // the error that matters is another one
+			}
+		}
+	}()
+	o.Loopback = true
+	listenOn := func(addr, flag string) (net.Listener, error) {
+		l, err := listen(ctx, addr, flag)
+		if err == nil {
+			open = append(open, l)
+			o.Loopback = o.Loopback && isLoopback(l.Addr())
+		}
+		return l, err
+	}
+	var err error
+	if o.GRPC, err = listenOn(f.grpc, "--grpc-addr"); err != nil {
+		return nil, err
+	}
+	if o.HTTP, err = listenOn(f.http, "--http-addr"); err != nil {
+		return nil, err
+	}
+	data := o.Loopback // what is served to applications; operations serve no data
+	if o.Ops, err = listenOn(f.ops, "--ops-addr"); err != nil {
+		return nil, err
+	}
+	o.Loopback = data
+	p, err := proxy.New(o)
+	if err != nil {
+		return nil, err
+	}
+	opened = true
+	return &server{flags: f, proxy: p, log: log, addrs: addresses{address(o.GRPC), address(o.HTTP), address(o.Ops)}}, nil
+}
+
+func address(l net.Listener) string {
+	if l.Addr().Network() == "unix" {
+		return "unix:" + l.Addr().String()
+	}
+	return l.Addr().String()
+}
+
+// listen opens a listener; if the address is taken, the error says by whom.
+func listen(ctx context.Context, addr, flag string) (net.Listener, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, network, addr)
+	if err == nil {
+		return l, nil
+	}
+	if isTaken(err) {
+		return nil, fmt.Errorf("%s is taken%s; move this listener with %s 127.0.0.1:0 (any free port)", addr, holder(addr), flag)
+	}
+	return nil, fmt.Errorf("%s: %w", flag, err)
+}
+
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return !ok || tcp.IP.IsLoopback()
+}
+
+// run serves until ctx ends, then drains.
+func (s *server) run(ctx context.Context, ready func()) error {
+	s.proxy.Start()
+	if s.flags.readyFile != "" {
+		if err := writeReady(s.flags.readyFile, s.addrs); err != nil {
+			return errors.Join(err, s.stop(0))
+		}
+	}
+	ready()
+	<-ctx.Done()
+	return s.stop(s.flags.lameDuck + s.flags.drain + 5*time.Second)
+}
+
+func (s *server) stop(within time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	s.proxy.Stop(ctx)
+	return nil
+}
+
+// writeReady writes the addresses in one step, so that nobody reads half.
+func writeReady(path string, a addresses) error {
+	data, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".ready-*")
+	if err != nil {
+		return fmt.Errorf("--ready-file: %w", err)
+	}
+	_, err = tmp.Write(append(data, '\n'))
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("--ready-file: %w", errors.Join(err, os.Remove(tmp.Name())))
+	}
+	return nil
+}
+
+func newLogger(level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level is debug, info, warn or error, not %q", level)
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}
+
+// load reads the files anew and serves them.
+func (s *server) load(base []namespace.File, paths []string) error {
+	files, err := readFiles(paths)
+	if err != nil {
+		return err
+	}
+	return s.proxy.Load(append(base[:len(base):len(base)], files...)...)
+}

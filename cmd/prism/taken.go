@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+func isTaken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+
+// holder says which process listens on a TCP port, as far as /proc tells it.
+func holder(addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return ""
+	}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		if inode := listenerInode(table, n); inode != "" {
+			return processOf("socket:[" + inode + "]")
+		}
+	}
+	return ""
+}
+
+// listenerInode finds a listening socket in a table of proc(5) net/tcp.
+func listenerInode(table string, port int) string {
+	f, err := os.Open(table) //nolint:gosec // one of two fixed paths
+	if err != nil {
+		return ""
+	}
+	defer f.Close() //nolint:errcheck // read only
+	suffix := fmt.Sprintf(":%04X", port)
+	const stateListen = "0A"
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if c := strings.Fields(lines.Text()); len(c) > 9 && strings.HasSuffix(c[1], suffix) && c[3] == stateListen {
+			return c[9]
+		}
+	}
+	return ""
+}
+
+func processOf(socket string) string {
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is valid
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && to == socket {
+			pid := strings.Split(fd, "/")[2]
+			name, _ := os.ReadFile("/proc/" + pid + "/comm") // the pid alone is good enough
+			return fmt.Sprintf(" by %s (pid %s)", strings.TrimSpace(string(name)), pid)
+		}
+	}
+	return " by a process of another user"
+}

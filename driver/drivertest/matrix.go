@@ -1,0 +1,69 @@
+package drivertest
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prismgw/prism/driver"
+)
+
+const (
+	pass      = "pass"
+	exception = "exception"
+)
+
+// result is what a check found.
+type result struct {
+	Name   string `json:"name"`
+	Result string `json:"result"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// matrix is the file that a run writes.
+type matrix struct {
+	Driver     string            `json:"driver"`
+	Checks     []result          `json:"checks"`
+	Guarantees driver.Guarantees `json:"guarantees"`
+	Watcher    bool              `json:"watcher"`
+}
+
+func (s *suite) record(name, what, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.results = append(s.results, result{name, what, reason})
+}
+
+// write writes the matrix if it is asked for and every check was run and
+// passed.
+func (s *suite) write(t *testing.T) {
+	t.Helper()
+	dir := os.Getenv("PRISM_MATRIX_DIR")
+	if dir == "" || t.Failed() {
+		return
+	}
+	if want := len(allChecks()) + 1; len(s.results) != want { // and the leak check
+		t.Errorf("%d of %d checks were run; the matrix is written by a run without -run below %s", len(s.results), want, t.Name())
+		return
+	}
+	slices.SortFunc(s.results, func(a, b result) int { return strings.Compare(a.Name, b.Name) })
+	text, err := json.MarshalIndent(matrix{s.h.Name, s.results, s.g, s.watch}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, fileName(s.h.Name)), append(text, '\n'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fileName makes a file's name of a harness's: "redis (cluster)" is
+// redis-cluster.json.
+func fileName(name string) string {
+	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+	return strings.Join(words, "-") + ".json"
+}

@@ -1,0 +1,120 @@
+package drivertest
+
+import (
+	"strings"
+
+	"pgregory.net/rapid"
+
+	"github.com/prismgw/prism/driver"
+)
+
+func spaceChecks() []check {
+	return []check{
+		{"spaces/same-names-same-data", nil, sameSpace},
+		{"spaces/never-meet", nil, spacesNeverMeet},
+		{"spaces/hostile-pairs", nil, hostileSpaces},
+		{"spaces/tokens-never-meet", needsAtomic, tokensNeverMeet},
+	}
+}
+
+func sameSpace(e *env) {
+	space := driver.Space{Namespace: "drivertest-" + unique() + `:%_*{}[]?\'"/ é`, Pattern: `p:%_*{}[]?\'"/ é`}
+	one, two := e.storeOn(e.s.anchor, space), e.storeOn(e.s.anchor, space)
+	three := e.storeOn(e.open(), space)
+	one.put("a", "1")
+	two.is("a", "1")
+	three.is("a", "1")
+	three.delete("a")
+	one.absent("a")
+	two.holds("", 10)
+}
+
+// hostilePairs are spaces whose names meet if they are joined, cut, folded or
+// read as patterns carelessly. The empty namespace stands for one of its own.
+func hostilePairs() [][2]driver.Space {
+	long := strings.Repeat("n", 300)
+	sp := func(ns, pattern string) driver.Space { return driver.Space{Namespace: ns, Pattern: pattern} }
+	return [][2]driver.Space{
+		{sp("a", "b"), sp("a", "b2")},
+		{sp("a", "b"), sp("a2", "b")},
+		{sp("a:b", ""), sp("a", "b")},
+		{sp("a:b", ""), sp("a", "b:")},
+		{sp("a", ":b"), sp("a:", "b")},
+		{sp("a:", ":b"), sp("a", "::b")},
+		{sp("a", ""), sp("", "a")},
+		{sp("a:b", "c"), sp("a", "b:c")},
+		{sp("a.b", "c"), sp("a", "b.c")},
+		{sp("a/b", "c"), sp("a", "b/c")},
+		{sp("a_b", "c"), sp("a", "b_c")},
+		{sp("a%3Ab", "c"), sp("a:b", "c")},
+		{sp("a%253Ab", "c"), sp("a%3Ab", "c")},
+		{sp("a*", "c"), sp("ab", "c")},
+		{sp("a_", "c"), sp("ab", "c")},
+		{sp("a%", "c"), sp("ab", "c")},
+		{sp("a?", "c"), sp("ab", "c")},
+		{sp("[ab]", "c"), sp("a", "c")},
+		{sp("{a}", "c"), sp("a", "c")},
+		{sp("{a}b", "c"), sp("{a}", "bc")},
+		{sp(`a\`, "c"), sp("a", "c")},
+		{sp("a", "c"), sp("A", "c")},
+		{sp("a", "c"), sp("a", "C")},
+		{sp("a ", "c"), sp("a", "c")},
+		{sp("a", " c"), sp("a", "c")},
+		{sp("é", "c"), sp("e\u0301", "c")},
+		{sp("é", "c"), sp("É", "c")},
+		{sp("ß", "c"), sp("ss", "c")},
+		{sp("a\n", "c"), sp("a", "c")},
+		{sp("a'b", "c"), sp("a''b", "c")},
+		{sp(">", "c"), sp("a", "c")},
+		{sp(long, "c"), sp(long+"n", "c")},
+		{sp("a", long), sp("a", long+"n")},
+	}
+}
+
+func hostileSpaces(e *env) {
+	for _, pair := range hostilePairs() {
+		token := unique()
+		for i := range pair {
+			pair[i].Namespace = "drivertest-" + token + pair[i].Namespace
+		}
+		e.apart(e, pair[0], pair[1], "a", "a")
+		e.apart(e, pair[0], pair[1], "a", "b:a")
+	}
+}
+
+func spacesNeverMeet(e *env) {
+	name := rapid.StringOfN(rapid.SampledFrom([]rune(`ab:%_*?[]{}\/'".> AéÉ`)), 0, 6, -1)
+	key := rapid.StringOfN(rapid.SampledFrom([]rune(`ab:%_*?[]{}\/'".> Aé`)), 1, 8, -1)
+	rapid.Check(e, func(t *rapid.T) {
+		token := "drivertest-" + unique()
+		a := driver.Space{Namespace: token + name.Draw(t, "namespace"), Pattern: name.Draw(t, "pattern")}
+		b := driver.Space{Namespace: token + name.Draw(t, "other namespace"), Pattern: name.Draw(t, "other pattern")}
+		if a.Namespace == b.Namespace && a.Pattern == b.Pattern {
+			return
+		}
+		e.apart(t, a, b, key.Draw(t, "key"), key.Draw(t, "other key"))
+	})
+}
+
+// apart checks that two spaces know nothing of each other.
+func (e *env) apart(t rapid.TB, a, b driver.Space, keyA, keyB string) {
+	t.Helper()
+	inA, inB := e.storeOn(e.s.anchor, a), e.storeOn(e.s.anchor, b)
+	inA.put(keyA, "of a")
+	if n := len(inB.all("", 10)); n != 0 {
+		t.Fatalf("a key of %+v is found by a scan of %+v", a, b)
+	}
+	if inB.getMany(keyA)[0].Err == nil || inB.getMany(keyB)[0].Err == nil {
+		t.Fatalf("a key of %+v is found in %+v", a, b)
+	}
+	inB.put(keyB, "of b")
+	if r := inA.getMany(keyA)[0]; r.Err != nil || string(r.Value) != "of a" {
+		t.Fatalf("a put in %+v changed %+v: %q, %v", b, a, r.Value, r.Err)
+	}
+	inB.delete(keyA)
+	if got := keysOf(inA.all("", 10)); len(got) != 1 || got[0] != keyA {
+		t.Fatalf("after a delete in %+v, %+v holds %q, want %q", b, a, got, keyA)
+	}
+	inA.delete(keyA)
+	inB.delete(keyB)
+}

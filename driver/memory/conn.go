@@ -1,0 +1,163 @@
+package memory
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/wrap"
+	"github.com/prismgw/prism/errs"
+)
+
+var (
+	_ driver.Conn    = (*conn)(nil)
+	_ driver.KV      = (*kv)(nil)
+	_ driver.Watcher = (*kv)(nil)
+)
+
+type conn struct {
+	data     *data
+	names    *names
+	settings settings
+	closed   atomic.Bool
+
+	mu      sync.Mutex          // guards watches
+	watches map[*watch]struct{} // those to end on Close
+}
+
+// Space returns the primitives of a space. There are no layouts but its own.
+func (c *conn) Space(s driver.Space) (driver.Backend, error) {
+	if len(s.Layout) > 0 {
+		return driver.Backend{}, errs.Invalid(errs.Field{
+			Path: "layout", Text: "the memory driver holds nothing that was there before; leave it out",
+		})
+	}
+	kv := &kv{conn: c, space: c.data.space(s)}
+	return driver.Backend{
+		KV:      kv,
+		Watcher: kv,
+		Extent:  driver.Extent{Container: c.settings.name, Prefix: wrap.KeyPrefix(s)},
+	}, nil
+}
+
+// Ping succeeds until the connection is closed.
+func (c *conn) Ping(ctx context.Context) error { return c.usable(ctx) }
+
+// Close frees the data, unless another connection shares it.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	if c.closed.Swap(true) {
+		c.mu.Unlock()
+		return nil
+	}
+	watches := c.watches
+	c.watches = nil
+	c.mu.Unlock()
+	for w := range watches {
+		w.end(errs.BackendUnavailable)
+	}
+	c.names.release(c.data)
+	return nil
+}
+
+// usable returns why an operation cannot begin, nil if it can.
+func (c *conn) usable(ctx context.Context) error {
+	if c.closed.Load() {
+		return errs.BackendUnavailable
+	}
+	if err := ctx.Err(); err != nil {
+		return errs.ReasonOf(err)
+	}
+	return nil
+}
+
+// adopt registers w to be ended with the connection, unless that has happened.
+func (c *conn) adopt(w *watch) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed.Load() {
+		return false
+	}
+	if c.watches == nil {
+		c.watches = make(map[*watch]struct{})
+	}
+	c.watches[w] = struct{}{}
+	return true
+}
+
+func (c *conn) forget(w *watch) {
+	c.mu.Lock()
+	delete(c.watches, w)
+	c.mu.Unlock()
+}
+
+// kv is one space seen through one connection.
+type kv struct {
+	conn  *conn
+	space *space
+}
+
+// Guarantees returns what memory promises.
+func (k *kv) Guarantees() driver.Guarantees {
+	return driver.Guarantees{
+		Version:     driver.WriteVersions,
+		Clock:       driver.ProxyClock,
+		OrderedScan: true,
+		ScanCost:    driver.ScanPrefix,
+		Idempotency: driver.IdempotencyAtomic,
+		MaxValue:    k.conn.settings.maxValue,
+		Ack:         ack,
+	}
+}
+
+// Get allocates nothing but the value.
+func (k *kv) Get(ctx context.Context, key string) (driver.Entry, error) {
+	if err := k.conn.usable(ctx); err != nil {
+		return driver.Entry{}, err
+	}
+	return k.space.get(key)
+}
+
+// GetMany reads one key after the other.
+func (k *kv) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+	for i, key := range keys {
+		results[i].Entry, results[i].Err = k.Get(ctx, key)
+	}
+}
+
+// Apply carries out one operation after the other.
+func (k *kv) Apply(ctx context.Context, ops []driver.Op, results []driver.Result) {
+	for i := range ops {
+		if err := k.conn.usable(ctx); err != nil {
+			results[i] = driver.Result{Err: err}
+			continue
+		}
+		results[i] = k.space.apply(&ops[i], k.conn.settings.maxValue)
+	}
+}
+
+// Scan reads a page in the order of the keys.
+func (k *kv) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, error) {
+	if err := k.conn.usable(ctx); err != nil {
+		return driver.Page{}, err
+	}
+	return k.space.scan(ctx, &r)
+}
+
+// Watch begins a watch that ends with the connection at the latest.
+func (k *kv) Watch(ctx context.Context, prefix string) (driver.Watch, error) {
+	if err := k.conn.usable(ctx); err != nil {
+		return nil, err
+	}
+	w := newWatch(prefix, func(w *watch) {
+		k.space.watchers.remove(w)
+		k.conn.forget(w)
+	})
+	k.space.watchers.add(w)
+	if !k.conn.adopt(w) {
+		k.space.watchers.remove(w)
+		return nil, errs.BackendUnavailable
+	}
+	return w, nil
+}

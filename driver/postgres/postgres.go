@@ -1,0 +1,251 @@
+// Package postgres is the driver for PostgreSQL 12 and newer: keys and values
+// in the table prism_kv, or in a table that is already there.
+//
+// Concurrent calls on one space share round trips and commits: while as many
+// flights are under way as the space may have, further calls queue up and go
+// together, reads as one query, writes as one pipeline of a few transactions.
+// Nothing ever waits on a timer, and a caller whose context ends leaves
+// without disturbing the others.
+//
+// Every condition is decided by the server in the statement that writes, so
+// any number of proxies and other programs can share a database. Versions come
+// from one sequence. PostgreSQL logs a sequence ahead of its use, so a server
+// that crashed skips numbers and repeats none; only where acknowledged writes
+// themselves can be lost (synchronous_commit=off, fsync=off, a failover to a
+// standby that lagged) can the numbers they had be given out again.
+//
+// Connections are not made through PgBouncer in transaction mode: statements
+// are prepared once per connection and settings are sent at its start.
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
+)
+
+// Driver returns the driver "postgres".
+func Driver() driver.Driver {
+	return driver.Driver{
+		Name:    "postgres",
+		Summary: "PostgreSQL 12 or newer: one table, or tables that are already there",
+		Schemes: []string{"postgres", "postgresql"},
+		Acks:    acks(),
+		Open:    open,
+	}
+}
+
+// conn is one pool of connections to one database.
+type conn struct {
+	name   string // of the Backend document
+	where  string // host:port/db
+	opts   options
+	assert asserts
+	cfg    driver.Config
+
+	pool *pgxpool.Pool
+	own  *statements // of prism_kv
+
+	base   context.Context // ends when Close has waited long enough
+	cancel context.CancelFunc
+	stop   chan struct{} // closed by Close: background work ends
+
+	schemaReady atomic.Bool
+	schemaMu    sync.Mutex // held while the schema is being made
+	sweeping    sync.Once
+
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	running sync.WaitGroup // flights and background work
+	spaces  map[spaceKey]*kv
+}
+
+// spaceKey is what makes two spaces the same.
+type spaceKey struct {
+	namespace, pattern string
+	layout             layout
+}
+
+var errClosed = errs.New(errs.BackendUnavailable, "the connection to the backend is closed")
+
+// closeGrace is how long Close lets operations under way finish.
+const closeGrace = 2 * time.Second
+
+func open(cfg driver.Config) (driver.Conn, error) {
+	p, err := parse(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{
+		name: cfg.Name, where: p.where, opts: p.options, assert: p.asserts, cfg: cfg,
+		stop: make(chan struct{}), spaces: map[spaceKey]*kv{},
+	}
+	c.own = ownStatements(c.opts.Schema)
+	c.base, c.cancel = context.WithCancel(context.Background())
+	c.pool, err = pgxpool.NewWithConfig(c.base, p.pool) // dials nobody: it keeps no minimum of connections
+	if err != nil {
+		return nil, errs.Wrap(err, errs.InvalidConfiguration, "backend %q cannot be opened", cfg.Name)
+	}
+	return c, nil
+}
+
+// Space returns the primitives over one space.
+func (c *conn) Space(s driver.Space) (driver.Backend, error) {
+	l, err := parseLayout(s.Layout, c.opts.Schema)
+	if err != nil {
+		return driver.Backend{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := spaceKey{s.Namespace, s.Pattern, l}
+	if c.spaces[k] == nil {
+		c.spaces[k] = newKV(c, k)
+	}
+	return driver.Backend{KV: c.spaces[k], Extent: c.extent(k)}, nil
+}
+
+func (c *conn) extent(k spaceKey) driver.Extent {
+	if k.layout.adopted() {
+		return driver.Extent{Container: c.where + "/" + k.layout.Schema + "." + k.layout.Table}
+	}
+	return driver.Extent{
+		Container: c.where + "/" + c.opts.Schema + ".prism_kv",
+		Prefix:    k.namespace + "\x00" + k.pattern + "\x00",
+	}
+}
+
+// enter counts the caller as work under way, which Close waits for, and
+// returns a context that ends when Close has waited long enough.
+func (c *conn) enter(ctx context.Context) (context.Context, func(), error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil, errClosed
+	}
+	c.running.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(c.base, cancel)
+	return ctx, func() {
+		unhook()
+		cancel()
+		c.running.Done()
+	}, nil
+}
+
+// Close ends the connection; operations under way get a moment to finish.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	already := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if already {
+		return nil
+	}
+	close(c.stop)
+	late := time.AfterFunc(closeGrace, c.cancel)
+	c.running.Wait()
+	late.Stop()
+	c.pool.Close()
+	c.cancel()
+	return nil
+}
+
+// adopted returns the adopted tables among the spaces.
+func (c *conn) adopted() []*kv {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []*kv
+	seen := map[layout]bool{}
+	for k, s := range c.spaces {
+		if k.layout.adopted() && !seen[k.layout] {
+			seen[k.layout] = true
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// Ping asks whether the server answers and is what the configuration claims.
+func (c *conn) Ping(ctx context.Context) error {
+	ctx, leave, err := c.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	pc, err := c.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer pc.Release()
+	if err := c.checkSettings(ctx, pc.Conn()); err != nil {
+		return err
+	}
+	adopted := c.adopted()
+	for _, s := range adopted {
+		if _, err := s.describe(ctx, pc.Conn()); err != nil {
+			return err
+		}
+	}
+	if len(adopted) == 0 || len(adopted) < c.countSpaces() {
+		return c.ensureSchema(ctx, pc.Conn())
+	}
+	return nil
+}
+
+func (c *conn) countSpaces() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.spaces)
+}
+
+// acquire takes a connection from the pool, a new one if need be.
+func (c *conn) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	pc, err := c.pool.Acquire(ctx)
+	if err == nil {
+		return pc, nil
+	}
+	if c.base.Err() != nil {
+		return nil, errClosed
+	}
+	return nil, c.connectFailure(err)
+}
+
+// flightTime bounds what one flight may take: a connection, the statements and
+// a little more than the server's own limit for them.
+func (c *conn) flightTime() time.Duration {
+	return time.Duration(c.opts.ConnectTimeout) + time.Duration(c.opts.StatementTimeout) + 2*time.Second
+}
+
+// contextError is the error for a caller whose context has ended.
+func contextError(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return errs.Deadline
+	}
+	return errs.Cancelled
+}
+
+// mistakes collects every violation of one document.
+type mistakes []errs.Field
+
+func (m *mistakes) add(path, text string) { *m = append(*m, errs.Field{Path: path, Text: text}) }
+
+func (m *mistakes) decode(path string, raw json.RawMessage, into any) {
+	if err := driver.DecodeStrict(raw, into); err != nil {
+		m.add(path, err.Error())
+	}
+}
+
+func (m mistakes) err() error {
+	if len(m) == 0 {
+		return nil
+	}
+	return errs.Invalid(m...)
+}

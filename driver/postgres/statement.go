@@ -1,0 +1,188 @@
+package postgres
+
+import (
+	"fmt"
+	"hash/fnv"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A parameter is what a statement may be given; in its text it stands as
+// @name.
+type parameter int
+
+const (
+	pNamespace parameter = iota
+	pPattern
+	pKey
+	pValue
+	pTTL // microseconds, 0 for none
+	pSeq
+	pHash
+	pDelta
+	pToken
+	pDigest
+	pKeep // microseconds
+	pKeys
+	pValues
+	pTTLs
+	pLower
+	pUpper
+	pLimit
+	pBytes
+	parameters // how many there are
+)
+
+var parameterTypes = [parameters]struct{ name, kind string }{
+	pNamespace: {"namespace", "text"},
+	pPattern:   {"pattern", "text"},
+	pKey:       {"key", "text"},
+	pValue:     {"value", "bytea"},
+	pTTL:       {"ttl", "int8"},
+	pSeq:       {"seq", "int8"},
+	pHash:      {"hash", "text"},
+	pDelta:     {"delta", "int8"},
+	pToken:     {"token", "bytea"},
+	pDigest:    {"digest", "bytea"},
+	pKeep:      {"keep", "int8"},
+	pKeys:      {"keys", "text[]"},
+	pValues:    {"values", "bytea[]"},
+	pTTLs:      {"ttls", "int8[]"},
+	pLower:     {"lower", "text"},
+	pUpper:     {"upper", "text"},
+	pLimit:     {"limit", "int8"},
+	pBytes:     {"bytes", "int8"},
+}
+
+// values are the parameters of one execution, in binary form.
+type values [parameters][]byte
+
+// A statement is prepared once per connection.
+type statement struct {
+	name   string
+	sql    string
+	params []parameter // in the order of $1, $2, …
+}
+
+func (s *statement) bind(v *values) [][]byte {
+	args := make([][]byte, len(s.params))
+	for i, p := range s.params {
+		args[i] = v[p]
+		if args[i] == nil {
+			args[i] = []byte{} // nil would be NULL
+		}
+	}
+	return args
+}
+
+var atName = regexp.MustCompile(`@[a-z]+`)
+
+// compile turns a template into a statement: @name becomes a parameter, and
+// what words holds is replaced last, so that nothing in a table's name is
+// taken for a parameter.
+func compile(template string, words *strings.Replacer) *statement {
+	s := &statement{}
+	text := atName.ReplaceAllStringFunc(template, func(at string) string {
+		p := slices.IndexFunc(parameterTypes[:], func(t struct{ name, kind string }) bool { return t.name == at[1:] })
+		i := slices.Index(s.params, parameter(p))
+		if i < 0 {
+			i = len(s.params)
+			s.params = append(s.params, parameter(p))
+		}
+		return fmt.Sprintf("$%d::%s", i+1, parameterTypes[p].kind)
+	})
+	s.sql = words.Replace(text)
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s.sql))
+	s.name = "prism_" + strconv.FormatUint(h.Sum64(), 36)
+	return s
+}
+
+// quote quotes an identifier.
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+// literal quotes a text.
+func literal(text string) string {
+	if strings.Contains(text, `\`) {
+		return `E'` + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + `'`
+	}
+	return `'` + strings.ReplaceAll(text, `'`, `''`) + `'`
+}
+
+// act says which statement carries out an operation.
+type act int
+
+const (
+	actPut act = iota
+	actPutAbsent
+	actPutIf
+	actDelete
+	actDeleteIf
+	actAdd
+	actAddIf
+	actExpire
+	actExpireIf
+	acts // how many there are
+)
+
+// statements are those of one layout. The single ones answer a row of
+// (version text, number int8, expires_at timestamptz) if the operation took
+// effect, and no row if a condition failed.
+type statements struct {
+	get     *statement // @keys: (key, value, version, expires_at)
+	puts    *statement // @keys @values @ttls, sorted: (key, version)
+	deletes *statement // @keys: nothing
+	look    *statement // @key: (version, a short value or NULL)
+	scan    [2][2]*statement
+	single  [acts]*statement
+	once    [acts]*statement // the same, recorded under @token
+	recall  *statement       // @token: (digest, live, version, number, expires_at)
+	forget  *statement       // @token, if its record has expired: nothing
+}
+
+// onceTemplate records what the statement e answers. That the token is taken
+// is a unique violation, which takes back what e did.
+const onceTemplate = `WITH e AS (%s) INSERT INTO {once} (namespace, pattern, token, digest, kept_until, version, number, expires_at)
+SELECT @namespace, @pattern, @token, @digest, clock_timestamp() + @keep * interval '1 microsecond', e.version, e.number, e.expires_at FROM %s
+RETURNING version, number, expires_at`
+
+const recallTemplate = `SELECT digest, (kept_until > statement_timestamp())::int::int8, version, number, expires_at FROM {once}
+WHERE namespace = @namespace AND pattern = @pattern AND token = @token`
+
+const forgetTemplate = `DELETE FROM {once} WHERE namespace = @namespace AND pattern = @pattern AND token = @token AND kept_until <= clock_timestamp()`
+
+// templates are the texts that a layout's statements are made from.
+type templates struct {
+	get, puts, deletes, look string
+	scan                     [2][2]string // [keys only][bounded above]
+	single                   [acts]string
+}
+
+func (t *templates) compile(words ...string) *statements {
+	w := strings.NewReplacer(words...)
+	s := &statements{
+		get: compile(t.get, w), puts: compile(t.puts, w), deletes: compile(t.deletes, w), look: compile(t.look, w),
+		recall: compile(recallTemplate, w), forget: compile(forgetTemplate, w),
+	}
+	for i := range t.scan {
+		for j := range t.scan[i] {
+			s.scan[i][j] = compile(t.scan[i][j], w)
+		}
+	}
+	for a := range acts {
+		if t.single[a] == "" {
+			continue // the layout has no such operation
+		}
+		s.single[a] = compile(t.single[a], w)
+		from := "e"
+		if a == actDelete { // an absent key is no failure: there may be no row
+			from = "(SELECT NULL::text AS version, NULL::int8 AS number, NULL::timestamptz AS expires_at) e"
+			s.once[a] = compile(strings.Replace(fmt.Sprintf(onceTemplate, t.single[a], from), "WITH e AS", "WITH gone AS", 1), w)
+			continue
+		}
+		s.once[a] = compile(fmt.Sprintf(onceTemplate, t.single[a], from), w)
+	}
+	return s
+}

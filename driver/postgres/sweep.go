@@ -1,0 +1,85 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	sweepRows    = 1000 // of one DELETE
+	sweepDeletes = 100  // of one round, so that a sweep never holds a connection for long
+)
+
+// startSweeping removes expired rows in the background until Close.
+func (c *conn) startSweeping() {
+	ctx, leave, err := c.enter(context.Background())
+	if err != nil {
+		return
+	}
+	go func() {
+		defer leave()
+		timer := time.NewTimer(c.nextSweep())
+		defer timer.Stop()
+		for {
+			select {
+			case <-c.stop:
+				return
+			case <-timer.C:
+			}
+			if err := c.sweep(ctx); err != nil {
+				c.cfg.Logger().Warn("expired rows could not be removed", slog.String("backend", c.name), slog.Any("error", err))
+			}
+			timer.Reset(c.nextSweep())
+		}
+	}()
+}
+
+// nextSweep is the interval, give or take half, so that proxies that started
+// together do not sweep together.
+func (c *conn) nextSweep() time.Duration {
+	every := time.Duration(c.opts.SweepInterval)
+	return every/2 + rand.N(every) //nolint:gosec // no secret
+}
+
+// sweep removes what has expired, a small delete at a time. Rows that somebody
+// is writing are left for the next time.
+func (c *conn) sweep(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.flightTime())
+	defer cancel()
+	pc, err := c.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer pc.Release()
+	for _, t := range []struct{ table, column string }{{"prism_kv", "expires_at"}, {"prism_once", "kept_until"}} {
+		if err := c.sweepTable(ctx, pc.Conn(), quote(c.opts.Schema)+"."+t.table, t.column); err != nil {
+			return c.failure(err, false)
+		}
+	}
+	return nil
+}
+
+func (c *conn) sweepTable(ctx context.Context, pc *pgx.Conn, table, column string) error {
+	text := fmt.Sprintf(`DELETE FROM %[1]s WHERE ctid = ANY (ARRAY(SELECT ctid FROM %[1]s WHERE %[2]s <= clock_timestamp() ORDER BY %[2]s LIMIT %[3]d FOR UPDATE SKIP LOCKED))`,
+		table, column, sweepRows)
+	for range sweepDeletes {
+		select {
+		case <-c.stop:
+			return nil
+		default:
+		}
+		results, err := pc.PgConn().Exec(ctx, text).ReadAll()
+		if err != nil {
+			return err
+		}
+		if results[0].CommandTag.RowsAffected() < sweepRows {
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A query is one execution of a statement.
+type query struct {
+	stmt *statement
+	args *values
+	row  func(columns [][]byte) error // called for each row; the columns are valid during the call only
+}
+
+// A transaction is one or more queries that take effect together. Its outcome
+// is known when the server has answered its end, not before: in a pipeline the
+// commit follows the results.
+type transaction struct {
+	queries []query
+	err     error
+	sent    bool // whether the server may have seen it
+}
+
+var binaryFormat = []int16{1} // of every parameter and every column
+
+// fly sends the transactions in one round trip and sets the outcome of each.
+func fly(ctx context.Context, pc *pgx.Conn, txs []*transaction) {
+	ready := make([]*transaction, 0, len(txs))
+	described := make(map[*statement]*pgconn.StatementDescription, 4)
+	for _, tx := range txs {
+		if tx.err = prepare(ctx, pc, tx, described); tx.err == nil {
+			ready = append(ready, tx)
+		}
+	}
+	if len(ready) == 0 {
+		return
+	}
+	pipe := pc.PgConn().StartPipeline(ctx)
+	for _, tx := range ready {
+		tx.send(pipe, described)
+	}
+	if err := pipe.Flush(); err != nil {
+		abandon(ready, err)
+		return
+	}
+	for i, tx := range ready {
+		if lost := tx.receive(pipe); lost != nil {
+			abandon(ready[i:], lost)
+			break
+		}
+	}
+	_ = pipe.Close() // what it says, a transaction has said already
+}
+
+func abandon(txs []*transaction, err error) {
+	for _, tx := range txs {
+		tx.err = err
+		tx.sent = !pgconn.SafeToRetry(err)
+	}
+}
+
+// prepare makes sure that the connection knows the statements.
+func prepare(ctx context.Context, pc *pgx.Conn, tx *transaction, described map[*statement]*pgconn.StatementDescription) error {
+	for _, q := range tx.queries {
+		if described[q.stmt] != nil {
+			continue
+		}
+		d, err := pc.Prepare(ctx, q.stmt.name, q.stmt.sql)
+		if err != nil {
+			return err
+		}
+		described[q.stmt] = d
+	}
+	return nil
+}
+
+func (tx *transaction) send(pipe *pgconn.Pipeline, described map[*statement]*pgconn.StatementDescription) {
+	for _, q := range tx.queries {
+		args := q.stmt.bind(q.args)
+		if len(tx.queries) == 1 {
+			pipe.SendQueryStatement(described[q.stmt], args, binaryFormat, binaryFormat)
+			continue
+		}
+		// After an error in the middle of a transaction pgx 5.12 would take
+		// the descriptions of the skipped statements for those of later ones;
+		// this call asks the server for each instead.
+		pipe.SendQueryPrepared(described[q.stmt].Name, args, binaryFormat, binaryFormat)
+	}
+	pipe.SendPipelineSync()
+	tx.sent = true
+}
+
+// receive reads the answers up to the end of the transaction. It returns an
+// error only if the connection is lost.
+func (tx *transaction) receive(pipe *pgconn.Pipeline) error {
+	for next := 0; ; {
+		got, err := pipe.GetResults()
+		if err != nil {
+			if lost(err) {
+				return err
+			}
+			tx.err = err
+			continue // the server skips to the end of the transaction
+		}
+		switch r := got.(type) {
+		case *pgconn.PipelineSync:
+			return nil
+		case *pgconn.ResultReader:
+			if err := tx.read(r, tx.queries[next]); err != nil {
+				return err
+			}
+			next++
+		default:
+			return fmt.Errorf("an answer of type %T was not asked for", got)
+		}
+	}
+}
+
+func (tx *transaction) read(r *pgconn.ResultReader, q query) error {
+	for r.NextRow() {
+		if q.row == nil || tx.err != nil {
+			continue
+		}
+		tx.err = q.row(r.Values())
+	}
+	_, err := r.Close()
+	if err != nil && lost(err) {
+		return err
+	}
+	if err != nil {
+		tx.err = err
+	}
+	return nil
+}
+
+// lost reports whether an error ended the connection, so that what it was told
+// last has no known outcome.
+func lost(err error) bool {
+	var pg *pgconn.PgError
+	return !errors.As(err, &pg) || pg.SeverityUnlocalized == "FATAL" || pg.SeverityUnlocalized == "PANIC" || pg.Severity == "FATAL"
+}
+
+// The binary forms of PostgreSQL's types.
+
+const (
+	oidBytea = 17
+	oidInt8  = 20
+	oidText  = 25
+)
+
+// epoch is where PostgreSQL's timestamps begin.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func int8Value(n int64) []byte {
+	return binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(n)) //nolint:gosec // two's complement is what is meant
+}
+
+func readInt8(b []byte) (int64, error) {
+	if len(b) != 8 {
+		return 0, fmt.Errorf("a number of %d bytes", len(b))
+	}
+	return int64(binary.BigEndian.Uint64(b)), nil //nolint:gosec // two's complement is what is meant
+}
+
+// readTime reads a timestamp; NULL is the zero time, that is: never.
+func readTime(b []byte) (time.Time, error) {
+	if b == nil {
+		return time.Time{}, nil
+	}
+	n, err := readInt8(b)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return epoch.Add(time.Duration(n) * time.Microsecond), nil
+}
+
+// arrayValue encodes n elements of one dimension; element appends the i-th.
+func arrayValue(oid uint32, n, size int, element func(to []byte, i int) []byte) []byte {
+	b := make([]byte, 0, 20+4*n+size)
+	for _, v := range []uint32{1, 0, oid, uint32(n), 1} { //nolint:gosec // a batch is small
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	for i := range n {
+		at := len(b)
+		b = element(append(b, 0, 0, 0, 0), i)
+		binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4)) //nolint:gosec // at most MaxValue
+	}
+	return b
+}
+
+func textArray(keys []string) []byte {
+	size := 0
+	for _, k := range keys {
+		size += len(k)
+	}
+	return arrayValue(oidText, len(keys), size, func(to []byte, i int) []byte { return append(to, keys[i]...) })
+}

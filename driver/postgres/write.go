@@ -1,0 +1,537 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
+)
+
+// maxTries bounds how often one operation is tried: each further try means
+// that another writer came between its condition and the question why the
+// condition failed.
+const maxTries = 100
+
+// A writeJob is a part of one caller's operations.
+type writeJob struct{ units []unit }
+
+// A unit is one operation on its way.
+type unit struct {
+	op     driver.Op
+	act    act
+	result driver.Result
+	done   bool
+
+	alone bool // in a transaction of its own from now on
+	ask   bool // the next step is to ask why nothing happened
+	purge bool // the record of its token has expired and is in the way
+	tries int
+
+	got    bool // whether the statement of this step gave a row
+	seen   seen
+	record *record
+}
+
+// seen is what the question "why" found under the key.
+type seen struct {
+	present bool
+	version string
+	value   []byte // if it is short enough to be a number
+}
+
+// record is what is kept under the token of an operation.
+type record struct {
+	digest []byte
+	live   bool
+	result driver.Result
+}
+
+func (u *unit) finish(err error) {
+	u.done = true
+	if err != nil {
+		u.result = driver.Result{Err: err}
+	}
+}
+
+// newUnit copies an operation and refuses it if it can never be carried out.
+func (s *kv) newUnit(op *driver.Op) unit {
+	u := unit{op: *op}
+	u.op.Value = append([]byte(nil), op.Value...)
+	if op.Once != nil {
+		once := *op.Once
+		u.op.Once = &once
+	}
+	err := s.check(&u.op)
+	if err != nil {
+		u.finish(err)
+		return u
+	}
+	switch op.Kind {
+	case driver.Put:
+		u.act = choose(op, actPut, actPutIf)
+		if op.IfAbsent {
+			u.act = actPutAbsent
+		}
+	case driver.Delete:
+		u.act = choose(op, actDelete, actDeleteIf)
+	case driver.Add:
+		u.act = choose(op, actAdd, actAddIf)
+	case driver.Expire:
+		u.act = choose(op, actExpire, actExpireIf)
+	}
+	return u
+}
+
+func choose(op *driver.Op, plain, conditional act) act {
+	if op.IfVersion != "" {
+		return conditional
+	}
+	return plain
+}
+
+func (s *kv) check(op *driver.Op) error {
+	if err := checkKey(op.Key); err != nil {
+		return err
+	}
+	switch {
+	case op.Kind < driver.Put || op.Kind > driver.Expire:
+		return errs.Invalid(errs.Field{Path: "kind", Text: "is no kind of operation"})
+	case op.IfAbsent && (op.IfVersion != "" || op.Kind != driver.Put):
+		return errs.Invalid(errs.Field{Path: "if_absent", Text: "goes with a put alone and with no if_version"})
+	case len(op.Value) > maxValue:
+		return errs.TooLarge("value", len(op.Value), maxValue)
+	case op.TTL != 0 && (op.TTL < driver.MinTTL || op.TTL > driver.MaxTTL), op.Kind == driver.Expire && op.TTL == 0:
+		return errs.Invalid(errs.Field{Path: "ttl", Text: "must be 1ms to 10 years"})
+	}
+	if s.space.layout.adopted() {
+		return s.checkAdopted(op)
+	}
+	return nil
+}
+
+// flyWrites is one flight of the write lane.
+func (s *kv) flyWrites(take func() []*order[*writeJob]) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.c.flightTime())
+	defer cancel()
+	ctx, leave, err := s.c.enter(ctx)
+	var pc *pgxpool.Conn
+	if err == nil {
+		defer leave()
+		pc, err = s.c.acquire(ctx)
+	}
+	orders := take()
+	defer func() {
+		for _, o := range orders {
+			close(o.done)
+		}
+	}()
+	var units []*unit
+	for _, o := range orders {
+		for i := range o.job.units {
+			if u := &o.job.units[i]; !u.done {
+				units = append(units, u)
+			}
+		}
+	}
+	if err == nil {
+		err = s.write(ctx, pc, units)
+	}
+	for _, u := range units {
+		if !u.done {
+			u.finish(err)
+		}
+	}
+}
+
+// write carries the units out, in rounds of one pipeline each, and releases
+// the connection. What it returns is the fate of those it could not send.
+func (s *kv) write(ctx context.Context, pc *pgxpool.Conn, units []*unit) error {
+	defer func() {
+		if pc != nil {
+			pc.Release()
+		}
+	}()
+	fresh := true // one new connection is allowed, when the statements were outdated
+	for len(units) > 0 {
+		st, err := s.statements(ctx, pc.Conn())
+		if err != nil {
+			return s.c.failure(err, false)
+		}
+		if units = s.admit(ctx, pc.Conn(), units); len(units) == 0 {
+			break
+		}
+		plans := s.plan(st, units)
+		txs := make([]*transaction, len(plans))
+		for i := range plans {
+			txs[i] = plans[i].tx
+		}
+		fly(ctx, pc.Conn(), txs)
+		outdated := false
+		for _, p := range plans {
+			outdated = s.settle(p, fresh) || outdated
+		}
+		units = slices.DeleteFunc(units, func(u *unit) bool { return u.done })
+		if outdated && len(units) > 0 {
+			fresh = false
+			s.forgetTable()
+			_ = pc.Conn().Close(ctx)
+			pc.Release()
+			if pc, err = s.c.acquire(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// admit answers the units that what is known of the server refuses, and
+// returns the others.
+func (s *kv) admit(ctx context.Context, pc *pgx.Conn, units []*unit) []*unit {
+	if !s.space.layout.adopted() {
+		return units
+	}
+	table := s.table.Load()
+	for _, u := range units {
+		if table != nil && u.op.Kind == driver.Put && u.tries == 0 {
+			if err := table.checkValue(u.op.Value); err != nil {
+				u.finish(err)
+				continue
+			}
+		}
+		if u.op.Once != nil {
+			if err := s.c.ensureSchema(ctx, pc); err != nil {
+				u.finish(s.c.failure(err, false))
+			}
+		}
+	}
+	return slices.DeleteFunc(units, func(u *unit) bool { return u.done })
+}
+
+// A plan is a transaction and the units that depend on it.
+type plan struct {
+	tx    *transaction
+	units []*unit
+}
+
+// plan orders the units' next steps into transactions. Within one, rows are
+// written in the order of their keys, so that transactions of any number of
+// proxies never wait for each other in a circle.
+func (s *kv) plan(st *statements, units []*unit) []plan {
+	var puts, deletes, singles, asks []*unit
+	var alone []plan
+	for _, u := range units {
+		u.got, u.seen, u.record = false, seen{}, nil
+		switch {
+		case u.ask:
+			asks = append(asks, u)
+		case u.alone || u.op.Once != nil:
+			alone = append(alone, plan{&transaction{queries: s.steps(st, u)}, []*unit{u}})
+		case u.act == actPut:
+			puts = append(puts, u)
+		case u.act == actDelete:
+			deletes = append(deletes, u)
+		default:
+			singles = append(singles, u)
+		}
+	}
+	plans := s.planPuts(st, puts)
+	if len(deletes) > 0 {
+		plans = append(plans, plan{&transaction{queries: []query{s.deleteMany(st, deletes)}}, deletes})
+	}
+	for _, group := range [][]*unit{singles, asks} {
+		if len(group) == 0 {
+			continue
+		}
+		slices.SortStableFunc(group, byKey)
+		tx := &transaction{}
+		for _, u := range group {
+			tx.queries = append(tx.queries, s.steps(st, u)...)
+		}
+		plans = append(plans, plan{tx, group})
+	}
+	return append(plans, alone...)
+}
+
+func byKey(a, b *unit) int { return cmp.Compare(a.op.Key, b.op.Key) }
+
+// planPuts puts all keys into one statement; a statement cannot write a row
+// twice, so a key's second value goes into a second one, and so on.
+func (s *kv) planPuts(st *statements, puts []*unit) []plan {
+	slices.SortStableFunc(puts, byKey)
+	var plans []plan
+	for len(puts) > 0 {
+		now, later := make([]*unit, 0, len(puts)), puts[:0]
+		for _, u := range puts {
+			if len(now) > 0 && now[len(now)-1].op.Key == u.op.Key {
+				later = append(later, u)
+				continue
+			}
+			now = append(now, u)
+		}
+		plans = append(plans, plan{&transaction{queries: []query{s.putMany(st, now)}}, now})
+		puts = later
+	}
+	return plans
+}
+
+func (s *kv) putMany(st *statements, units []*unit) query {
+	keys := make([]string, len(units))
+	size := 0
+	for i, u := range units {
+		keys[i] = u.op.Key
+		size += len(u.op.Value)
+	}
+	args := s.scope()
+	args[pKeys] = textArray(keys)
+	args[pValues] = arrayValue(oidBytea, len(units), size, func(to []byte, i int) []byte { return append(to, units[i].op.Value...) })
+	args[pTTLs] = arrayValue(oidInt8, len(units), 8*len(units), func(to []byte, i int) []byte {
+		return append(to, int8Value(units[i].op.TTL.Microseconds())...)
+	})
+	next := 0
+	row := func(columns [][]byte) error {
+		for next < len(units) && units[next].op.Key != string(columns[0]) {
+			next++ // a trigger of an adopted table has kept this row out
+		}
+		if next == len(units) {
+			return errors.New("the server answered a key that it was not given")
+		}
+		units[next].got = true
+		units[next].result = driver.Result{Version: string(columns[1])}
+		return nil
+	}
+	return query{st.puts, args, row}
+}
+
+func (s *kv) deleteMany(st *statements, units []*unit) query {
+	keys := make([]string, len(units))
+	for i, u := range units {
+		keys[i] = u.op.Key
+		u.got = true // an absent key is as good as deleted
+	}
+	slices.Sort(keys)
+	args := s.scope()
+	args[pKeys] = textArray(slices.Compact(keys))
+	return query{st.deletes, args, nil}
+}
+
+// steps returns the queries of one unit's next step.
+func (s *kv) steps(st *statements, u *unit) []query {
+	args := s.scope()
+	args[pKey], args[pValue] = []byte(u.op.Key), u.op.Value
+	args[pTTL], args[pDelta] = int8Value(u.op.TTL.Microseconds()), int8Value(u.op.Delta)
+	args[pHash], args[pSeq] = []byte(u.op.IfVersion), int8Value(sequenceNumber(u.op.IfVersion))
+	if u.op.Once != nil {
+		args[pToken], args[pDigest] = u.op.Once.Token[:], u.op.Once.Digest[:]
+		args[pKeep] = int8Value(u.op.Once.TTL.Microseconds())
+	}
+	if u.ask {
+		return u.questions(st, args)
+	}
+	done := query{st.single[u.act], args, u.took}
+	if u.op.Once == nil {
+		u.got = u.act == actDelete
+		return []query{done}
+	}
+	done.stmt = st.once[u.act]
+	if u.purge {
+		return []query{{st.forget, args, nil}, done}
+	}
+	return []query{done}
+}
+
+// sequenceNumber reads a version of the own layout; what is none matches no
+// row.
+func sequenceNumber(version string) int64 {
+	n, err := strconv.ParseInt(version, 10, 64)
+	if err != nil || strconv.FormatInt(n, 10) != version {
+		return -1
+	}
+	return n
+}
+
+// took notes the row (version, number, expires_at) of an operation that took
+// effect.
+func (u *unit) took(columns [][]byte) error {
+	u.got = true
+	var err error
+	u.result, err = u.answer(columns[0], columns[1], columns[2])
+	return err
+}
+
+// answer returns what this kind of operation answers.
+func (u *unit) answer(version, number, expires []byte) (driver.Result, error) {
+	r := driver.Result{Version: string(version)}
+	if u.op.Kind == driver.Put || u.op.Kind == driver.Delete {
+		return r, nil
+	}
+	var err error
+	if number != nil {
+		if r.Number, err = readInt8(number); err != nil {
+			return r, err
+		}
+	}
+	r.Expires, err = readTime(expires)
+	return r, err
+}
+
+// questions asks what is recorded under the token, then what is there under
+// the key.
+func (u *unit) questions(st *statements, args *values) []query {
+	look := query{st.look, args, func(columns [][]byte) error {
+		u.seen = seen{present: true, version: string(columns[0]), value: append([]byte(nil), columns[1]...)}
+		return nil
+	}}
+	if u.op.Once == nil {
+		return []query{look}
+	}
+	recall := query{st.recall, args, func(columns [][]byte) error {
+		live, err := readInt8(columns[1])
+		if err != nil {
+			return err
+		}
+		u.record = &record{digest: append([]byte(nil), columns[0]...), live: live == 1}
+		u.record.result, err = u.answer(columns[2], columns[3], columns[4])
+		u.record.result.Repeated = true
+		return err
+	}}
+	return []query{recall, look}
+}
+
+// settle turns the outcome of a transaction into the outcomes or the next
+// steps of its units. It reports whether the statements were outdated, which
+// is an outcome only if no other connection may be tried.
+func (s *kv) settle(p plan, mayRetry bool) (outdated bool) {
+	err := p.tx.err
+	if err == nil {
+		for _, u := range p.units {
+			s.advance(u)
+		}
+		return false
+	}
+	if mayRetry && isOutdated(err) {
+		return true
+	}
+	first := p.units[0]
+	switch {
+	case first.ask: // a read
+		p.tx.sent = false
+	case len(p.units) > 1 && apart(err), again(err) && first.retry():
+		for _, u := range p.units {
+			u.alone = true
+		}
+		return false
+	case tokenTaken(err) && first.retry():
+		first.ask = true
+		return false
+	}
+	failed := s.c.failure(err, p.tx.sent)
+	for _, u := range p.units {
+		u.finish(failed)
+	}
+	return false
+}
+
+// retry counts a further try and reports whether there may be one.
+func (u *unit) retry() bool {
+	u.tries++
+	return u.tries < maxTries
+}
+
+// advance decides how a unit goes on after its step has been committed.
+func (s *kv) advance(u *unit) {
+	switch {
+	case u.ask:
+		s.conclude(u)
+	case u.got:
+		u.finish(nil)
+	case u.act == actPut || u.act == actDelete:
+		u.finish(errs.New(errs.Unsupported, "the table takes no such row; one of its triggers or rules keeps it out"))
+	default:
+		u.ask = true
+	}
+}
+
+// conclude answers an operation that did nothing, or lets it try again if
+// what kept it from happening is gone.
+func (s *kv) conclude(u *unit) {
+	u.ask = false
+	if r := u.record; r != nil && r.live {
+		if string(r.digest) != string(u.op.Once.Digest[:]) {
+			u.finish(errs.IdempotencyMismatch)
+			return
+		}
+		u.result = r.result
+		u.finish(nil)
+		return
+	}
+	u.purge = u.record != nil
+	if !u.purge {
+		if err := u.why(); err != nil {
+			u.finish(err)
+			return
+		}
+	}
+	if !u.retry() {
+		u.finish(errs.New(errs.BackendUnavailable, "other writers of this key came first too often; nothing was changed"))
+		return
+	}
+	u.alone = true
+}
+
+// why returns the reason that nothing happened, nil if it is gone.
+func (u *unit) why() error {
+	here := u.seen
+	if u.op.IfVersion != "" && (!here.present || here.version != u.op.IfVersion) {
+		e := errs.New(errs.VersionMismatch, "")
+		if here.present {
+			e = e.With("current", here.version)
+		}
+		return e
+	}
+	switch u.act {
+	case actPutAbsent:
+		if here.present {
+			return errs.New(errs.AlreadyExists, "").With("version", here.version)
+		}
+	case actExpire:
+		if !here.present {
+			return errs.KeyNotFound
+		}
+	case actAdd, actAddIf:
+		if here.present {
+			return addError(here.value, u.op.Delta)
+		}
+	}
+	return nil
+}
+
+// addError returns why delta cannot be added to a value, nil if it can.
+func addError(value []byte, delta int64) error {
+	digits := value
+	if len(digits) > 0 && digits[0] == '-' {
+		digits = digits[1:]
+	}
+	if len(digits) == 0 || len(digits) > 19 || slices.ContainsFunc(digits, func(b byte) bool { return b < '0' || b > '9' }) {
+		return errs.NotANumber
+	}
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil || delta > 0 && n+delta < n || delta < 0 && n+delta > n {
+		return errs.OutOfRange
+	}
+	return nil
+}
+
+// tokenTaken reports whether an operation was taken back because its token is
+// recorded already.
+func tokenTaken(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "23505" && pg.TableName == "prism_once"
+}

@@ -1,0 +1,156 @@
+// Package redis stores KV data in Redis 7 or newer: one server, a Sentinel
+// group or a Cluster. Patterns reach it through package driver; applications
+// through package client.
+//
+// # Addresses
+//
+//	redis://host:port/db                          one server
+//	redis+sentinel://host:port,host:port/name/db  the master that Sentinels name
+//	redis+cluster://host:port,host:port           a Cluster
+//
+// Each has a form with TLS: rediss, rediss+sentinel, rediss+cluster. The port
+// is 6379 (26379 for a Sentinel) and the db 0 unless the url says otherwise.
+//
+// # What lies in Redis
+//
+// A key is "<namespace>:<pattern>:<key>" and its value a plain Redis string,
+// with Redis' own expiry, so that GET and SET of any other client work on it. A
+// space with the layout {"keys": "cart:{key}"} reaches what lies under such
+// keys already. Records of Op.Once lie under "prism!once:", which belongs to no
+// space.
+//
+// A version is the beginning of the value's SHA-1, computed by the client for
+// reads and puts. Conditions run as one script; where the present value is
+// over 64 KiB, as WATCH and MULTI, so that the server hashes nothing big. A
+// plain put under Prism's own keys is a SET and replaces data of any type; in
+// an adopted layout, and for every other operation, data of another type is
+// errs.WrongType.
+//
+// Commands of concurrent callers share few connections and are pipelined.
+package redis
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/wrap"
+	"github.com/prismgw/prism/errs"
+)
+
+// Driver returns the driver named "redis".
+func Driver() driver.Driver {
+	return driver.Driver{
+		Name:    "redis",
+		Summary: "Redis 7 or newer: one server, Sentinel or Cluster",
+		Schemes: []string{"redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"},
+		Acks:    []driver.Ack{ackDefault, ackNo, ackEverySec, ackAlways, ackReplicated},
+		Open:    open,
+	}
+}
+
+func open(c driver.Config) (driver.Conn, error) {
+	s, err := parse(c)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{set: s, link: newLink(s, c)}, nil
+}
+
+// conn is one backend.
+type conn struct {
+	set  settings
+	link *link
+	once sync.Once // of Close
+}
+
+var _ driver.Conn = (*conn)(nil)
+
+func (c *conn) Space(s driver.Space) (driver.Backend, error) {
+	l, err := layoutOf(s)
+	if err != nil {
+		return driver.Backend{}, err
+	}
+	return driver.Backend{
+		KV:     &kv{link: c.link, layout: l, max: c.set.maxValue, guarantees: c.set.guarantees()},
+		Extent: driver.Extent{Container: c.set.container(), Prefix: l.prefix, Suffix: l.suffix},
+	}, nil
+}
+
+func (c *conn) Close() error {
+	c.once.Do(c.link.close)
+	return nil
+}
+
+func (c *conn) Ping(ctx context.Context) error { return ping(ctx, c.link, c.set) }
+
+// keyMark stands for the key in the layout of adopted data.
+const keyMark = "{key}"
+
+// layout says which Redis key holds which key of a space.
+type layout struct {
+	prefix, suffix string
+	adopted        bool
+	space          string // names the space in the keys of once records
+}
+
+func layoutOf(s driver.Space) (layout, error) {
+	own := wrap.KeyPrefix(s)
+	if len(s.Layout) == 0 {
+		return layout{prefix: own, space: own}, nil
+	}
+	var in struct {
+		Keys string `json:"keys"`
+	}
+	if err := driver.DecodeStrict(s.Layout, &in); err != nil {
+		return layout{}, errs.Invalid(errs.Field{Path: "layout", Text: err.Error() + `; write {"keys": "cart:{key}"}`})
+	}
+	if n := strings.Count(in.Keys, keyMark); n != 1 {
+		return layout{}, errs.Invalid(errs.Field{Path: "layout.keys", Text: fmt.Sprintf("%s occurs %d times; write it exactly once, as in cart:{key}", keyMark, n)})
+	}
+	if len(in.Keys) > driver.MaxKey {
+		return layout{}, errs.Invalid(errs.Field{Path: "layout.keys", Text: fmt.Sprintf("is over %d bytes", driver.MaxKey)})
+	}
+	before, after, _ := strings.Cut(in.Keys, keyMark)
+	if strings.HasPrefix(before, reserved) {
+		return layout{}, errs.Invalid(errs.Field{Path: "layout.keys", Text: reserved + " is where Prism keeps its own records; adopt other keys"})
+	}
+	text, err := json.Marshal([]string{own, in.Keys})
+	if err != nil {
+		return layout{}, errs.Wrap(err, errs.Internal, "encoding a layout")
+	}
+	return layout{prefix: before, suffix: after, adopted: true, space: string(text)}, nil
+}
+
+// name returns the Redis key of key.
+func (l *layout) name(key string) string { return l.prefix + key + l.suffix }
+
+// hides reports whether name is one of Prism's own records, which an adopted
+// layout may not reach even where it covers their names.
+func (l *layout) hides(name string) bool { return l.adopted && strings.HasPrefix(name, reserved) }
+
+// readable returns the Redis key to read for key: where it is hidden, one that
+// is never there.
+func (l *layout) readable(key string) string {
+	name := l.name(key)
+	if l.hides(name) {
+		return reserved
+	}
+	return name
+}
+
+// key returns the key that lies under the Redis key name, ok false if it is
+// none of this space.
+func (l *layout) key(name string) (key string, ok bool) {
+	if l.hides(name) || len(name) <= len(l.prefix)+len(l.suffix) {
+		return "", false
+	}
+	if !strings.HasPrefix(name, l.prefix) || !strings.HasSuffix(name, l.suffix) {
+		return "", false
+	}
+	key = name[len(l.prefix) : len(name)-len(l.suffix)]
+	return key, valid(key)
+}

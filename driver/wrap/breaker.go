@@ -1,0 +1,78 @@
+package wrap
+
+import (
+	"context"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
+)
+
+// When a breaker opens, and for how long.
+const (
+	breakInRow  = 5                // failures in a row
+	breakSample = 20               // or half of so many calls
+	breakWindow = 10 * time.Second // within this
+	breakRest   = 5 * time.Second  // then one call tries again
+
+	// breakSlow is how long a call that met its deadline must have taken to
+	// count: a caller's impatience says nothing about the backend.
+	breakSlow = time.Second
+)
+
+// A Breaker gives a backend that fails a rest: calls are answered
+// errs.CircuitOpen at once until one of them, let through after a while,
+// succeeds. All spaces of a backend share one.
+type Breaker struct {
+	cb *gobreaker.TwoStepCircuitBreaker[any]
+}
+
+// NewBreaker returns a closed breaker. changed, if it is not nil, is told when
+// it opens and closes.
+func NewBreaker(backend string, changed func(open bool)) *Breaker {
+	return &Breaker{cb: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+		Name: backend, MaxRequests: 1, Interval: breakWindow, Timeout: breakRest,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.ConsecutiveFailures >= breakInRow || c.Requests >= breakSample && c.TotalFailures*2 >= c.Requests
+		},
+		OnStateChange: func(_ string, _, to gobreaker.State) {
+			if changed != nil && to != gobreaker.StateHalfOpen {
+				changed(to == gobreaker.StateOpen)
+			}
+		},
+	})}
+}
+
+// KV returns kv behind the breaker.
+func (b *Breaker) KV(kv driver.KV) driver.KV {
+	return &guarded{KV: kv, severe: unwell, enter: b.enter}
+}
+
+// enter lets a call through, or says why not.
+func (b *Breaker) enter(context.Context) (func(error), error) {
+	done, err := b.cb.Allow()
+	if err != nil {
+		return nil, errs.Wrap(err, errs.CircuitOpen, "the backend failed repeatedly and is given a rest of %s", breakRest).WithRetry(breakRest / 2)
+	}
+	began := time.Now()
+	return func(err error) {
+		if !unwell(err) || errs.ReasonOf(err) == errs.Deadline && time.Since(began) < breakSlow {
+			err = nil
+		}
+		done(err)
+	}, nil
+}
+
+// unwell reports whether an error may mean that the backend is ill.
+func unwell(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch errs.ReasonOf(err) { //nolint:exhaustive // the others come from a backend that works
+	case errs.BackendUnavailable, errs.OutcomeUnknown, errs.Deadline:
+		return true
+	}
+	return false
+}

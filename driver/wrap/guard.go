@@ -1,0 +1,69 @@
+package wrap
+
+import (
+	"context"
+
+	"github.com/prismgw/prism/driver"
+)
+
+// guarded asks before each call whether it may be made, and tells how it went.
+type guarded struct {
+	driver.KV
+	// enter lets a call through, or says why not. leave gets the outcome; of
+	// a batch, the first that severe picks, or else none.
+	enter  func(ctx context.Context) (leave func(outcome error), err error)
+	severe func(err error) bool
+}
+
+func (k *guarded) Get(ctx context.Context, key string) (driver.Entry, error) {
+	leave, err := k.enter(ctx)
+	if err != nil {
+		return driver.Entry{}, err
+	}
+	e, err := k.KV.Get(ctx, key)
+	leave(err)
+	return e, err
+}
+
+func (k *guarded) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+	leave, err := k.enter(ctx)
+	if err != nil {
+		for i := range results {
+			results[i] = driver.GetResult{Err: err}
+		}
+		return
+	}
+	k.KV.GetMany(ctx, keys, results)
+	leave(k.worst(len(results), func(i int) error { return results[i].Err }))
+}
+
+func (k *guarded) Apply(ctx context.Context, ops []driver.Op, results []driver.Result) {
+	leave, err := k.enter(ctx)
+	if err != nil {
+		for i := range results {
+			results[i] = driver.Result{Err: err}
+		}
+		return
+	}
+	k.KV.Apply(ctx, ops, results)
+	leave(k.worst(len(results), func(i int) error { return results[i].Err }))
+}
+
+func (k *guarded) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, error) {
+	leave, err := k.enter(ctx)
+	if err != nil {
+		return driver.Page{}, err
+	}
+	p, err := k.KV.Scan(ctx, r)
+	leave(err)
+	return p, err
+}
+
+func (k *guarded) worst(n int, outcome func(int) error) error {
+	for i := range n {
+		if err := outcome(i); err != nil && k.severe(err) {
+			return err
+		}
+	}
+	return nil
+}

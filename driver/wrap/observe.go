@@ -1,0 +1,97 @@
+package wrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
+)
+
+// An Observer is told of every call to a backend when it has ended. It may be
+// called from several goroutines and must be quick.
+type Observer interface {
+	// Observe gets the method ("get", "get_many", "apply", "scan"), how many
+	// operations it carried, when it began, and the errors among its
+	// outcomes, which are none of the caller's making (see Failure).
+	Observe(ctx context.Context, method string, operations int, began time.Time, failures []error)
+}
+
+// Failure reports whether an error says something about the backend, rather
+// than about the request: a key that is not there is no failure.
+func Failure(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch errs.ReasonOf(err) { //nolint:exhaustive // every other reason is about the request
+	case errs.BackendUnavailable, errs.OutcomeUnknown, errs.Deadline, errs.ReadOnly, errs.CircuitOpen, errs.Internal, errs.Unknown:
+		return true
+	}
+	return false
+}
+
+// Observe tells o of every call to kv, and gives errors that nobody foresaw the
+// name of the backend and the method, for the log.
+func Observe(kv driver.KV, backend string, o Observer) driver.KV {
+	return &observed{KV: kv, backend: backend, observer: o}
+}
+
+type observed struct {
+	driver.KV
+	backend  string
+	observer Observer
+}
+
+func (k *observed) Get(ctx context.Context, key string) (driver.Entry, error) {
+	began := time.Now()
+	e, err := k.KV.Get(ctx, key)
+	k.one(ctx, "get", began, &err)
+	return e, err
+}
+
+func (k *observed) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+	began := time.Now()
+	k.KV.GetMany(ctx, keys, results)
+	var failures []error
+	for i := range results {
+		failures = k.named(failures, "get_many", &results[i].Err)
+	}
+	k.observer.Observe(ctx, "get_many", len(keys), began, failures)
+}
+
+func (k *observed) Apply(ctx context.Context, ops []driver.Op, results []driver.Result) {
+	began := time.Now()
+	k.KV.Apply(ctx, ops, results)
+	var failures []error
+	for i := range results {
+		failures = k.named(failures, "apply", &results[i].Err)
+	}
+	k.observer.Observe(ctx, "apply", len(ops), began, failures)
+}
+
+func (k *observed) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, error) {
+	began := time.Now()
+	p, err := k.KV.Scan(ctx, r)
+	k.one(ctx, "scan", began, &err)
+	return p, err
+}
+
+func (k *observed) one(ctx context.Context, method string, began time.Time, err *error) {
+	k.observer.Observe(ctx, method, 1, began, k.named(nil, method, err))
+}
+
+// named adds an error to the failures if it is one, with its origin if it has
+// no reason of its own.
+func (k *observed) named(failures []error, method string, err *error) []error {
+	if *err == nil || !Failure(*err) {
+		return failures
+	}
+	var known *errs.Error
+	var reason errs.Reason
+	if !errors.As(*err, &known) && !errors.As(*err, &reason) && errs.ReasonOf(*err) == errs.Internal {
+		*err = fmt.Errorf("backend %s: %s: %w", k.backend, method, *err)
+	}
+	return append(failures, *err)
+}

@@ -1,0 +1,73 @@
+package servers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+const installWithin = 5 * time.Minute
+
+// install installs the server's packages, where that may be done without
+// asking: as root, with apt-get. Test processes that come at the same time
+// wait for the first one.
+func install(sp spec) error {
+	apt, err := exec.LookPath("apt-get")
+	if err != nil || os.Geteuid() != 0 {
+		return errors.New("is not installed")
+	}
+	unlock, err := lockFile(filepath.Join(os.TempDir(), "prism-test-install.lock"))
+	if err != nil {
+		return fmt.Errorf("cannot be installed: %w", err)
+	}
+	defer unlock()
+	if lookup(sp) != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), installWithin)
+	defer cancel()
+	if err := run(ctx, apt, "update", "-q"); err != nil {
+		return err
+	}
+	return run(ctx, apt, append([]string{"install", "-q", "-y", "--no-install-recommends"}, sp.packages...)...)
+}
+
+// run runs apt-get so that it asks nothing and starts no service.
+func run(ctx context.Context, apt string, args ...string) error {
+	cmd := exec.CommandContext(ctx, apt, args...) //nolint:gosec // our own table of packages
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("apt-get %s failed: %w: %s", args[0], err, lastBytes(out, 2000))
+	}
+	return nil
+}
+
+// lockFile takes a lock that holds across processes and goes with this one.
+func lockFile(name string) (unlock func(), err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a fixed name
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+func lastBytes(b []byte, n int) []byte {
+	if len(b) > n {
+		return b[len(b)-n:]
+	}
+	return b
+}

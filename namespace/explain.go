@@ -1,0 +1,127 @@
+package namespace
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/prismgw/prism/driver"
+)
+
+// Explain writes the plan for people to read: every namespace, its patterns
+// and their slots, what fills them and why, and what there is to be warned of.
+func (p *Plan) Explain(w io.Writer) error {
+	var b bytes.Buffer
+	for i := range p.Namespaces {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		p.Namespaces[i].explain(&b)
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// line writes one aligned line of a slot's description.
+func line(b *bytes.Buffer, name, format string, args ...any) {
+	fmt.Fprintf(b, "      %-12s %s\n", name, fmt.Sprintf(format, args...))
+}
+
+func (n *Placement) explain(b *bytes.Buffer) {
+	fmt.Fprintf(b, "namespace %s", n.Name)
+	if n.File != "" {
+		fmt.Fprintf(b, " (%s:%d)", n.File, n.Line)
+	}
+	fmt.Fprintf(b, "\n  anonymous callers: %s\n", strings.ReplaceAll(n.Anonymous, "_", " "))
+	for _, warning := range n.Warnings {
+		fmt.Fprintf(b, "  warning: %s\n", warning)
+	}
+	for i := range n.Patterns {
+		p := &n.Patterns[i]
+		fmt.Fprintf(b, "  pattern %s, %s\n", p.Name, p.Kind)
+		for j := range p.Slots {
+			p.Slots[j].explain(b)
+		}
+	}
+}
+
+func (s *PlacedSlot) explain(b *bytes.Buffer) {
+	fmt.Fprintf(b, "    %s: %s (%s)\n", s.Name, s.Backend, s.Driver)
+	line(b, "why", "%s", s.Reason)
+	line(b, "durability", "%s", survives(s.Guarantees.Ack))
+	line(b, "versions", "%s", versions(s.Guarantees.Version))
+	line(b, "scan", "%s", scan(&s.Guarantees))
+	line(b, "values", "up to %s", size(s.Guarantees.MaxValue))
+	if s.Space.Layout != nil {
+		line(b, "adopts", "%s", extent(s.Extent))
+	}
+	for _, r := range s.Rejected {
+		line(b, "not", "%s: %s", r.Backend, r.Reason)
+	}
+	for _, warning := range s.Warnings {
+		line(b, "warning", "%s", warning)
+	}
+}
+
+func survives(a driver.Ack) string {
+	var what []string
+	if a.Process {
+		what = append(what, "the crash of the process")
+	}
+	if a.OS {
+		what = append(what, "the crash of the machine")
+	}
+	if a.Node {
+		what = append(what, "the loss of the node")
+	}
+	text := "an OK survives no crash"
+	if len(what) > 0 {
+		text = "an OK survives " + strings.Join(what, " and ")
+	}
+	if a.Settings != "" && a.Settings != "default" {
+		text += ", by " + a.Settings
+	}
+	return text + because(a)
+}
+
+func size(bytes int) string {
+	if bytes > 0 && bytes%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	}
+	return fmt.Sprintf("%d bytes", bytes)
+}
+
+func versions(v driver.VersionKind) string {
+	if v == driver.ContentVersions {
+		return "of the content: compare-and-set does not see a value change there and back"
+	}
+	return "of the write: compare-and-set sees every change"
+}
+
+func scan(g *driver.Guarantees) string {
+	order := "in no order"
+	if g.OrderedScan {
+		order = "in the order of the keys"
+	}
+	if g.ScanCost == driver.ScanKeyspace {
+		return order + ", at the cost of all keys of the backend"
+	}
+	return order + ", at the cost of the keys below the prefix"
+}
+
+func extent(e driver.Extent) string {
+	keys := "all keys"
+	switch {
+	case e.Prefix != "" && e.Suffix != "":
+		keys = fmt.Sprintf("keys that begin with %q and end with %q", e.Prefix, e.Suffix)
+	case e.Prefix != "":
+		keys = fmt.Sprintf("keys that begin with %q", e.Prefix)
+	case e.Suffix != "":
+		keys = fmt.Sprintf("keys that end with %q", e.Suffix)
+	}
+	if e.Container == "" {
+		return keys
+	}
+	return fmt.Sprintf("%s of %s", keys, e.Container)
+}

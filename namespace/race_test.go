@@ -1,0 +1,6 @@
+//go:build race
+
+package namespace
+
+// raceEnabled: times mean nothing under the race detector.
+const raceEnabled = true

@@ -1,0 +1,138 @@
+// Package pattern is the contract between the proxy and the data access
+// patterns. A pattern owns the semantics of one kind of access and fills its
+// slots with primitives of package driver; it knows no technology and no other
+// pattern.
+package pattern
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+
+	"github.com/prismgw/prism/driver"
+)
+
+// A Kind is one pattern: a row of the table in cmd/prism/patterns.go.
+type Kind struct {
+	Name  string // "keyvalue", as a Namespace document says it
+	Slots []Slot
+
+	// Service is the wire contract. The proxy calls its handlers with the
+	// Instance of the namespace that a request selects as the server.
+	Service *grpc.ServiceDesc
+
+	// Streams serves the streaming methods of access class PER_OPERATION, by
+	// method name. They outlive a configuration, so they get a Door to the
+	// current one for each operation instead of an Instance.
+	Streams map[string]StreamFunc
+
+	// Routes are the kind's operations over HTTP, below
+	// /v1/namespaces/{namespace}/{Name}.
+	Routes []Route
+
+	// Check says what is wrong with a pattern's settings, with an errs.Field
+	// for every mistake; nil settings are fine.
+	Check func(settings json.RawMessage) error
+
+	// Open makes the pattern of one namespace. It talks to nobody.
+	Open func(c Config) (Instance, error)
+}
+
+// A Slot is a place in a pattern that a primitive fills.
+type Slot struct {
+	Name      string // "{purpose}-{primitive}": "store-kv"
+	Primitive string // "kv"
+}
+
+// Config is one pattern of one namespace.
+type Config struct {
+	Namespace string
+	Name      string
+	Settings  json.RawMessage
+	Slots     map[string]Filled
+	Now       func() time.Time
+}
+
+// Filled is what fills a slot.
+type Filled struct {
+	driver.Backend
+	ID string // changes when the slot means another backend; cursors are bound to it
+}
+
+// An Instance implements the server interface of the kind's Service for one
+// pattern of one namespace.
+type Instance any
+
+// A Call is what a pattern may know of the call it serves.
+type Call struct {
+	Subject        string // who calls; empty for an anonymous caller
+	IdempotencyKey string
+}
+
+// CallKey is the context key of a *Call.
+type CallKey struct{}
+
+// CallOf returns the call that ctx belongs to, never nil.
+func CallOf(ctx context.Context) *Call {
+	if c, ok := ctx.Value(CallKey{}).(*Call); ok {
+		return c
+	}
+	return &noCall
+}
+
+var noCall Call
+
+// A StreamFunc serves one stream of operations until the client ends it, the
+// door tells it to go, or its context ends. A nil error means that every
+// operation that was read has been answered.
+type StreamFunc func(door Door, stream grpc.ServerStream) error
+
+// A Door lets the operations of one stream in, each like a call of its own:
+// authorized, limited and counted under its own method.
+type Door interface {
+	// Enter admits one operation of the method, which asks for at most
+	// timeout (0: the default). If it has to wait, it calls flush before, so
+	// that nothing that was admitted earlier waits with it. An error has been
+	// counted; a Ticket must be given back by Leave.
+	Enter(ctx context.Context, method string, timeout time.Duration, flush func()) (Ticket, error)
+
+	// Leave ends an operation with its outcome.
+	Leave(t Ticket, outcome error)
+
+	// Status returns what a client is told of an outcome that is an error.
+	Status(outcome error) *rpcstatus.Status
+
+	// Subject is who opened the stream.
+	Subject() string
+
+	// Going is closed when the stream should end soon.
+	Going() <-chan struct{}
+}
+
+// A Ticket is one admitted operation.
+type Ticket struct {
+	Instance Instance  // what to run it on
+	Deadline time.Time // when its answer is due
+	Method   string
+	State    any // the door's own
+	Entered  time.Time
+}
+
+// A Route is one operation over HTTP.
+type Route struct {
+	Verb   string // "GET"
+	Action string // "increment" for POST …/{kind}:increment; empty: the path names an item
+	Op     string // what the query parameter op says, where one action is several methods
+	Method string // the gRPC method that it is: same access class, limits and counters
+	Handle func(ctx context.Context, instance Instance, w http.ResponseWriter, r *HTTPRequest) error
+}
+
+// An HTTPRequest is a request with the item that its path names.
+type HTTPRequest struct {
+	*http.Request
+	Item string // decoded; empty where Action is set
+}

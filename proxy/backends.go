@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/wrap"
+	"github.com/prismgw/prism/namespace"
+)
+
+// How often a backend is asked whether it answers, and how long it may take.
+const (
+	pingWell    = 5 * time.Second
+	pingIll     = time.Second
+	pingTimeout = 2 * time.Second
+)
+
+// maxBackendCalls is how many calls one backend has at once.
+const maxBackendCalls = 1024
+
+// backend is one open connection. Configurations that have the same document
+// share it.
+type backend struct {
+	name string
+	key  string
+	conn driver.Conn
+	log  *slog.Logger
+
+	breaker *wrap.Breaker
+	retrier *wrap.Retrier
+	limiter *wrap.Limiter
+
+	users int // guarded by pool.mu
+	stop  context.CancelFunc
+	done  chan struct{}
+
+	mu    sync.Mutex // guards the fields below
+	known bool       // it has been asked at least once
+	ill   error      // why it cannot serve; nil: it can
+	since time.Time
+}
+
+// pool holds the backends of all configurations that are in use.
+type pool struct {
+	open    func(b *namespace.Backend) (driver.Conn, error)
+	log     *slog.Logger
+	metrics *metrics
+
+	mu  sync.Mutex // guards the fields below
+	all map[string]*backend
+}
+
+// take returns the backend of a document, opening it if no configuration in
+// use has it. release must follow.
+func (p *pool) take(doc *namespace.Backend) (*backend, error) {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(doc.Spec)
+	if err != nil {
+		return nil, err
+	}
+	key := doc.Origin.Dir + "\x00" + string(raw)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b := p.all[key]; b != nil {
+		b.users++
+		return b, nil
+	}
+	conn, err := p.open(doc)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	name := doc.Spec.GetName()
+	b := &backend{name: name, key: key, conn: conn, log: p.log, users: 1, stop: stop, done: make(chan struct{}), since: time.Now()}
+	b.retrier, b.limiter = wrap.NewRetrier(), wrap.NewLimiter(maxBackendCalls)
+	b.breaker = wrap.NewBreaker(name, func(open bool) { p.metrics.breaker(name, open) })
+	p.all[key] = b
+	go b.watch(ctx)
+	return b, nil
+}
+
+// space returns the primitives of one space, behind what keeps a backend's
+// troubles to itself. What runs in this process has no connection to lose.
+func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
+	out, err := b.conn.Space(s)
+	if err != nil || out.KV == nil {
+		return out, err
+	}
+	if out.KV.Guarantees().Shared {
+		out.KV = b.breaker.KV(b.retrier.KV(b.limiter.KV(out.KV)))
+	}
+	out.KV = wrap.Observe(out.KV, b.name, p.metrics.backend(b.name))
+	return out, nil
+}
+
+// release gives a backend back; the last one to do so closes it.
+func (p *pool) release(b *backend) {
+	p.mu.Lock()
+	b.users--
+	last := b.users == 0
+	if last {
+		delete(p.all, b.key)
+	}
+	p.mu.Unlock()
+	if !last {
+		return
+	}
+	b.stop()
+	<-b.done
+	if err := b.conn.Close(); err != nil {
+		p.log.Warn("backend did not close cleanly", "backend", b.name, "error", err)
+	}
+}
+
+// watch keeps asking whether the backend answers.
+func (b *backend) watch(ctx context.Context) {
+	defer close(b.done)
+	for {
+		pause := pingWell
+		if b.ping(ctx) != nil {
+			pause = pingIll
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (b *backend) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	err := b.conn.Ping(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.known || (err == nil) != (b.ill == nil) {
+		b.since = time.Now()
+		if err != nil {
+			b.log.Warn("backend cannot serve", "backend", b.name, "error", err)
+		} else {
+			b.log.Info("backend serves", "backend", b.name)
+		}
+	}
+	b.known, b.ill = true, err
+	return err
+}
+
+// health returns whether the backend answered the last time, and since when
+// that is so.
+func (b *backend) health() (known bool, ill error, since time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.known, b.ill, b.since
+}

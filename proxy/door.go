@@ -1,0 +1,127 @@
+package proxy
+
+import (
+	"context"
+	"time"
+
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+
+	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern"
+)
+
+// operations serves a stream of operations. The stream itself is only looked
+// at; every operation goes through the steps of serve by itself, on the
+// configuration that is current when it comes.
+func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandler {
+	return func(_ any, ss grpc.ServerStream) error {
+		c := &call{Context: ss.Context(), method: m, transport: overGRPC, start: time.Now()}
+		c.readMetadata(ss.Context())
+		d := &door{proxy: p, call: c}
+		err := d.open()
+		if err == nil {
+			p.metrics.open(m, 1)
+			leave, going := p.streams.join()
+			d.going = going
+			err = next(d, ss)
+			leave()
+			p.metrics.open(m, -1)
+		}
+		p.metrics.count(c.target, m, overGRPC, c.start, err)
+		return p.status(c, err)
+	}
+}
+
+// door is the pattern.Door of one stream.
+type door struct {
+	proxy *Proxy
+	call  *call
+	going <-chan struct{}
+
+	source source // the stream takes turns with the namespace's others
+}
+
+var _ pattern.Door = (*door)(nil)
+
+// open judges the stream's selectors once, so that a wrong one fails at once
+// and not with each operation.
+func (d *door) open() error {
+	c := d.call
+	if err := c.selectors.check(); err != nil {
+		return err
+	}
+	snapshot := d.proxy.current()
+	defer snapshot.release()
+	t, err := snapshot.resolve(&c.selectors, c.method)
+	c.target = t
+	if err != nil {
+		return err
+	}
+	if err := t.authenticate(&c.selectors); err != nil {
+		return err
+	}
+	return t.authorize(c.method)
+}
+
+// admission is what a door remembers of an operation that is in.
+type admission struct {
+	snapshot *snapshot
+	target   *target
+	method   *method
+}
+
+// Enter implements pattern.Door.
+func (d *door) Enter(ctx context.Context, name string, timeout time.Duration, flush func()) (pattern.Ticket, error) {
+	m := d.proxy.kinds.methods[d.call.method.kind][name]
+	if m == nil {
+		return pattern.Ticket{}, errs.New(errs.Unsupported, "this proxy does not know this kind of operation; it is older than the client")
+	}
+	now := time.Now()
+	if timeout == 0 {
+		timeout = m.timeout
+	}
+	t := pattern.Ticket{Deadline: now.Add(timeout), Method: name, Entered: now}
+	snapshot := d.proxy.current()
+	target, err := snapshot.resolve(&d.call.selectors, m)
+	if err == nil {
+		if err = target.authenticate(&d.call.selectors); err == nil {
+			err = target.authorize(m)
+		}
+		if err == nil {
+			err = d.proxy.gate.enter(ctx, target.limits, &d.source, m, flush)
+		}
+	}
+	if err != nil {
+		snapshot.release()
+		d.proxy.metrics.count(target, m, overPipeline, now, err)
+		return pattern.Ticket{}, err
+	}
+	t.Instance = target.instance
+	t.State = &admission{snapshot, target, m}
+	return t, nil
+}
+
+// Leave implements pattern.Door.
+func (d *door) Leave(t pattern.Ticket, outcome error) {
+	a, ok := t.State.(*admission)
+	if !ok {
+		return
+	}
+	d.proxy.gate.exit(a.target.limits)
+	d.proxy.metrics.count(a.target, a.method, overPipeline, t.Entered, outcome)
+	a.snapshot.release()
+}
+
+// Status implements pattern.Door.
+func (d *door) Status(outcome error) *rpcstatus.Status {
+	e := errs.From(outcome)
+	d.proxy.logCause(d.call, e)
+	return e.Status(d.call.selectors.id()).Proto()
+}
+
+// Subject implements pattern.Door.
+func (d *door) Subject() string { return d.call.Subject }
+
+// Going implements pattern.Door.
+func (d *door) Going() <-chan struct{} { return d.going }

@@ -1,0 +1,191 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math"
+	"runtime"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	"github.com/prismgw/prism/api/codec"
+	accessv1 "github.com/prismgw/prism/api/prism/access/v1"
+	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern"
+)
+
+// Limits of the transport.
+const (
+	maxMessage  = 6 << 20
+	maxMetadata = 16 << 10
+)
+
+// newGRPC returns the data plane's gRPC server with every kind registered,
+// health and reflection beside them.
+func (p *Proxy) newGRPC() (*grpc.Server, *health.Server) {
+	s := grpc.NewServer(
+		grpc.ForceServerCodecV2(codec.V2{}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxHeaderListSize(maxMetadata),
+		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))), //nolint:gosec // a handful
+		grpc.SharedWriteBuffer(true),
+		grpc.WaitForHandlers(true),
+		// Connections move from time to time, so that load follows new proxies.
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: p.opts.ConnectionAge, MaxConnectionAgeGrace: time.Minute}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.UnknownServiceHandler(p.unknownMethod),
+	)
+	for i := range p.kinds.all {
+		s.RegisterService(p.wrap(i), nil)
+	}
+	h := health.NewServer()
+	healthv1.RegisterHealthServer(s, h)
+	reflection.Register(s)
+	return s, h
+}
+
+// wrap puts serve around every method and stream of a kind's service. It is
+// not an interceptor: one of those runs after the request was decoded.
+func (p *Proxy) wrap(kind int) *grpc.ServiceDesc {
+	k := &p.kinds.all[kind]
+	desc := *k.Service
+	desc.HandlerType = nil // the server differs from call to call
+	desc.Methods = make([]grpc.MethodDesc, len(k.Service.Methods))
+	for i, m := range k.Service.Methods {
+		desc.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: p.unary(p.kinds.methods[kind][m.MethodName], m.Handler)}
+	}
+	desc.Streams = make([]grpc.StreamDesc, len(k.Service.Streams))
+	for i, st := range k.Service.Streams {
+		m := p.kinds.methods[kind][st.StreamName]
+		if m.class == accessv1.Class_CLASS_PER_OPERATION {
+			st.Handler = p.operations(m, k.Streams[st.StreamName])
+		} else {
+			st.Handler = p.stream(m, st.Handler)
+		}
+		desc.Streams[i] = st
+	}
+	return &desc
+}
+
+// unary serves one method.
+func (p *Proxy) unary(m *method, next grpc.MethodHandler) grpc.MethodHandler {
+	return func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (answer any, err error) {
+		c := &call{Context: ctx, method: m, transport: overGRPC}
+		c.readMetadata(ctx)
+		err = p.serve(c, func(ctx context.Context, instance pattern.Instance) (err error) {
+			answer, err = next(instance, ctx, func(into any) error { return received(decode(into)) }, nil)
+			return err
+		})
+		if timing := metadata.ValueFromIncomingContext(ctx, "prism-timing"); len(timing) > 0 {
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("server-timing", c.timing(time.Now()))) // fails only outside a handler
+		}
+		if err != nil {
+			return nil, p.status(c, err)
+		}
+		return answer, nil
+	}
+}
+
+// stream serves one streaming method that is one call.
+func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
+	return func(_ any, ss grpc.ServerStream) error {
+		c := &call{Context: ss.Context(), method: m, transport: overGRPC}
+		c.readMetadata(ss.Context())
+		p.metrics.open(m, 1)
+		defer p.metrics.open(m, -1)
+		err := p.serve(c, func(ctx context.Context, instance pattern.Instance) error {
+			return next(instance, &servedStream{ServerStream: ss, ctx: ctx})
+		})
+		return p.status(c, err)
+	}
+}
+
+// servedStream is a stream whose context is the call's.
+type servedStream struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // it is the stream's
+}
+
+// Context implements grpc.ServerStream.
+func (s *servedStream) Context() context.Context { return s.ctx }
+
+// RecvMsg implements grpc.ServerStream.
+func (s *servedStream) RecvMsg(m any) error { return received(s.ServerStream.RecvMsg(m)) }
+
+// received makes an error of the transport one of ours: what cannot be decoded
+// is the client's mistake.
+func received(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	if st, ok := status.FromError(err); ok && st.Code() == codes.Internal {
+		return errs.Wrap(err, errs.InvalidField, "the request cannot be decoded as a message of this method")
+	}
+	return err
+}
+
+// readMetadata reads the selectors. Nothing of the metadata goes further.
+func (c *call) readMetadata(ctx context.Context) {
+	s := &c.selectors
+	get := func(key string) string {
+		v := metadata.ValueFromIncomingContext(ctx, key)
+		switch len(v) {
+		case 0:
+			return ""
+		case 1:
+			return v[0]
+		}
+		s.duplicate = key
+		return v[0]
+	}
+	s.namespace = get("x-prism-namespace")
+	s.pattern = get("x-prism-pattern")
+	s.requestID = get("request-id")
+	s.credential = get("authorization") != ""
+	if c.method.write() {
+		c.IdempotencyKey = get("idempotency-key")
+	}
+}
+
+// status is the one place where an outcome becomes what a gRPC client sees.
+func (p *Proxy) status(c *call, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // a cause's status is not ours to send
+		return err // the transport's own
+	}
+	e := errs.From(err)
+	p.logCause(c, e)
+	return e.Status(c.selectors.id()).Err()
+}
+
+// logCause logs what clients are not told.
+func (p *Proxy) logCause(c *call, e *errs.Error) {
+	if e.Reason != errs.Internal && e.Reason != errs.Unknown {
+		return
+	}
+	p.log.LogAttrs(c.Context, slog.LevelError, "call failed", slog.String("request_id", c.selectors.id()),
+		slog.String("namespace", c.selectors.namespace), slog.String("method", c.method.full), slog.Any("error", e))
+}
+
+// unknownMethod answers what is not in the wire contract.
+func (p *Proxy) unknownMethod(_ any, ss grpc.ServerStream) error {
+	name, _ := grpc.MethodFromServerStream(ss)
+	id := selectors{}
+	if v := metadata.ValueFromIncomingContext(ss.Context(), "request-id"); len(v) == 1 {
+		id.requestID = v[0]
+	}
+	return errs.New(errs.Unsupported, "this proxy has no method %q; list what it has by server reflection", name).Status(id.id()).Err()
+}

@@ -1,0 +1,362 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern"
+)
+
+// httpServer is the data plane over HTTP:
+//
+//	/v1/namespaces/{namespace}/{kind}/{item}
+//	/v1/namespaces/{namespace}/{kind}:{action}
+//	/v1/namespaces/{namespace}/patterns/{pattern}/{kind}…
+//
+// It routes on the path as it was sent: nothing is cleaned or redirected, so
+// that a key can hold anything.
+type httpServer struct {
+	proxy   *Proxy
+	hosts   []string
+	origins []string
+	routes  map[routeKey]*route
+}
+
+type routeKey struct{ kind, verb, action, op string }
+
+type route struct {
+	pattern.Route
+	method *method
+}
+
+func newHTTPServer(p *Proxy) *httpServer {
+	s := &httpServer{proxy: p, hosts: p.opts.HTTPHosts, origins: p.opts.CORSOrigins, routes: make(map[routeKey]*route)}
+	for i := range p.kinds.all {
+		k := &p.kinds.all[i]
+		for _, r := range k.Routes {
+			s.routes[routeKey{k.Name, r.Verb, r.Action, r.Op}] = &route{r, p.kinds.methods[i][r.Method]}
+		}
+	}
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &call{Context: r.Context(), transport: overHTTP, start: time.Now()}
+	c.selectors.requestID = r.Header.Get("Request-Id")
+	w.Header().Set("Request-Id", c.selectors.id())
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if err := s.guard(w, r); err != nil {
+		s.fail(w, r, c, err)
+		return
+	}
+	switch {
+	case r.Method == http.MethodOptions:
+		w.WriteHeader(http.StatusNoContent)
+	case r.URL.Path == "/openapi.json":
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(openAPI) // the client is gone if this fails
+	default:
+		s.serve(w, r, c)
+	}
+}
+
+// serve routes a request and takes it through the steps.
+func (s *httpServer) serve(w http.ResponseWriter, r *http.Request, c *call) {
+	to, err := s.route(r, c)
+	if err != nil {
+		s.fail(w, r, c, err)
+		return
+	}
+	c.method = to.method
+	c.readHeader(r.Header)
+	out := &timedWriter{ResponseWriter: w, call: c}
+	err = s.proxy.serve(c, func(ctx context.Context, instance pattern.Instance) error {
+		return to.Handle(ctx, instance, out, &pattern.HTTPRequest{Request: r, Item: to.item})
+	})
+	if err != nil && !out.wrote {
+		s.fail(out, r, c, err)
+	}
+}
+
+// guard refuses what a web page could have been made to send: Prism on
+// loopback must not be driven by a site that its user looks at.
+func (s *httpServer) guard(w http.ResponseWriter, r *http.Request) error {
+	if !s.knownHost(r) {
+		return errs.New(errs.Forbidden, "the Host %q is none of this proxy's; use its address, or name the host in --http-host", r.Host)
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" {
+			return errs.New(errs.Forbidden, "requests from other sites are refused")
+		}
+		return nil
+	}
+	if !slices.Contains(s.origins, origin) {
+		return errs.New(errs.Forbidden, "the Origin %q is not allowed; name it in --cors-origin", origin)
+	}
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Add("Vary", "Origin")
+	h.Set("Access-Control-Expose-Headers", "ETag, Request-Id, Server-Timing, Prism-Expires-At, Retry-After")
+	if r.Method == http.MethodOptions {
+		h.Set("Access-Control-Allow-Methods", "GET, HEAD, PUT, POST, DELETE")
+		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Accept, If-Match, If-None-Match, Idempotency-Key, Request-Id, X-Prism-Pattern")
+		h.Set("Access-Control-Max-Age", "600")
+	}
+	return nil
+}
+
+// knownHost reports whether the Host is loopback, the listener's own address
+// or one that the operator named. A name that a foreign DNS made to point here
+// is none of these.
+func (s *httpServer) knownHost(r *http.Request) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if strings.EqualFold(host, "localhost") || slices.ContainsFunc(s.hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
+		return true
+	}
+	ip := net.ParseIP(host)
+	if ip == nil {
+		return false
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ip.IsLoopback() || ok && local.IP.Equal(ip)
+}
+
+// routed is a route with the item that the path names.
+type routed struct {
+	*route
+	item string
+}
+
+// route finds what a request asks for and sets the selectors that the path
+// holds.
+func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
+	segments := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+	if len(segments) < 4 || segments[0] != "v1" || segments[1] != "namespaces" {
+		return routed{}, notFound(r)
+	}
+	var err error
+	if c.selectors.namespace, err = url.PathUnescape(segments[2]); err != nil {
+		return routed{}, notFound(r)
+	}
+	rest := segments[3:]
+	if rest[0] == "patterns" && len(rest) > 2 {
+		if c.selectors.pattern, err = url.PathUnescape(rest[1]); err != nil {
+			return routed{}, notFound(r)
+		}
+		rest = rest[2:]
+	}
+	kind, action, isAction := strings.Cut(rest[0], ":")
+	key := routeKey{kind: kind, verb: r.Method, action: action}
+	var item string
+	switch {
+	case !s.has(kind):
+		return routed{}, notFound(r)
+	case isAction && len(rest) == 1:
+		key.op = r.URL.Query().Get("op")
+	case !isAction && len(rest) > 1:
+		if item, err = itemOf(rest[1:], r.URL); err != nil {
+			return routed{}, err
+		}
+	default:
+		return routed{}, notFound(r)
+	}
+	to := s.routes[key]
+	if to == nil {
+		return routed{}, s.wrongVerb(r, key)
+	}
+	return routed{to, item}, nil
+}
+
+func (s *httpServer) has(kind string) bool { _, ok := s.proxy.kinds.byName[kind]; return ok }
+
+// itemOf returns the item that the last segment names, or the query if the
+// segment is "-".
+func itemOf(rest []string, u *url.URL) (string, error) {
+	if q := u.Query(); len(rest) == 1 && rest[0] == "-" && q.Has("key") {
+		return q.Get("key"), nil
+	}
+	if len(rest) > 1 || rest[0] == "" || rest[0] == "." || rest[0] == ".." {
+		return "", errs.New(errs.InvalidKey, "a key is one segment of the path: percent-encode what is not A-Z a-z 0-9 - _ . ~ in it (/ is %%2F), or send it as -?key=")
+	}
+	item, err := url.PathUnescape(rest[0])
+	if err != nil {
+		return "", errs.New(errs.InvalidKey, "the key in the path is not percent-encoded properly")
+	}
+	return item, nil
+}
+
+// errNoRoute marks what is not in the API at all.
+type errNoRoute struct{ status int }
+
+func (e errNoRoute) Error() string { return "no route" }
+
+func notFound(r *http.Request) error {
+	return errs.Wrap(errNoRoute{http.StatusNotFound}, errs.Unsupported, "there is no %s; see /openapi.json for what there is", r.URL.EscapedPath())
+}
+
+func (s *httpServer) wrongVerb(r *http.Request, key routeKey) error {
+	var verbs, ops []string
+	for k := range s.routes {
+		if k.kind != key.kind || k.action != key.action {
+			continue
+		}
+		verbs = append(verbs, k.verb)
+		if k.verb == key.verb {
+			ops = append(ops, k.op)
+		}
+	}
+	slices.Sort(ops)
+	slices.Sort(verbs)
+	switch {
+	case len(ops) > 0:
+		return errs.Invalid(errs.Field{Path: "op", Text: "must be one of " + strings.Join(ops, ", ") + " in the query"})
+	case len(verbs) > 0:
+		return errs.Wrap(errNoRoute{http.StatusMethodNotAllowed}, errs.Unsupported, "%s cannot be done here; use %s", r.Method, strings.Join(slices.Compact(verbs), ", "))
+	}
+	return notFound(r)
+}
+
+// readHeader reads the selectors that stand in headers. Nothing else of the
+// headers means anything to Prism itself.
+func (c *call) readHeader(h http.Header) {
+	s := &c.selectors
+	get := func(key string) string {
+		v := h[key]
+		switch len(v) {
+		case 0:
+			return ""
+		case 1:
+			return v[0]
+		}
+		s.duplicate = strings.ToLower(key)
+		return v[0]
+	}
+	if ns := get("X-Prism-Namespace"); ns != "" && ns != s.namespace {
+		s.duplicate = "x-prism-namespace"
+	}
+	if p := get("X-Prism-Pattern"); s.pattern == "" {
+		s.pattern = p
+	} else if p != "" && p != s.pattern {
+		s.duplicate = "x-prism-pattern"
+	}
+	s.credential = get("Authorization") != ""
+	if c.method.write() {
+		c.IdempotencyKey = get("Idempotency-Key")
+	}
+}
+
+// problem is the body of an error, as RFC 9457 has it.
+type problem struct {
+	Type      string            `json:"type"`
+	Title     string            `json:"title"`
+	Status    int               `json:"status"`
+	Detail    string            `json:"detail"`
+	Reason    string            `json:"reason"`
+	RequestID string            `json:"request_id"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	Retry     float64           `json:"retry_after_seconds,omitempty"`
+	Fields    []problemField    `json:"errors,omitempty"`
+}
+
+type problemField struct {
+	Field  string `json:"field"`
+	Detail string `json:"detail"`
+}
+
+// fail writes an error.
+func (s *httpServer) fail(w http.ResponseWriter, r *http.Request, c *call, err error) {
+	e := errs.From(err)
+	if c.method != nil {
+		s.proxy.logCause(c, e)
+	}
+	pr := problem{
+		Type: e.HelpURL(), Title: e.Reason.Error(), Status: httpStatus(e, r), Detail: e.Text(), Reason: e.Reason.String(),
+		RequestID: c.selectors.id(), Metadata: e.Meta, Retry: e.Delay().Seconds(),
+	}
+	for _, f := range e.Fields {
+		pr.Fields = append(pr.Fields, problemField{f.Path, f.Text})
+	}
+	h := w.Header()
+	if pr.Retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(pr.Retry))))
+	}
+	if e.Reason == errs.Unauthenticated {
+		h.Set("Www-Authenticate", "Bearer")
+	}
+	body, _ := json.MarshalIndent(pr, "", "  ") // cannot fail for these types
+	h.Set("Content-Type", "application/problem+json")
+	h.Del("Etag")
+	h.Set("Content-Length", strconv.Itoa(len(body)+1))
+	w.WriteHeader(pr.Status)
+	_, _ = w.Write(append(body, '\n')) // the client is gone if this fails
+}
+
+// httpStatus is the reason's, but for what conditional headers and routing
+// mean in HTTP.
+func httpStatus(e *errs.Error, r *http.Request) int {
+	var none errNoRoute
+	switch {
+	case errors.As(e, &none):
+		return none.status
+	case e.Reason == errs.AlreadyExists && r.Header.Get("If-None-Match") != "",
+		e.Reason == errs.VersionMismatch && r.Header.Get("If-Match") != "":
+		return http.StatusPreconditionFailed
+	}
+	return e.Reason.HTTPStatus()
+}
+
+// timedWriter adds Server-Timing when the answer begins.
+type timedWriter struct {
+	http.ResponseWriter
+	call  *call
+	wrote bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *timedWriter) WriteHeader(status int) {
+	if !w.wrote {
+		w.wrote = true
+		w.Header().Set("Server-Timing", w.call.timing(time.Now()))
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *timedWriter) Write(b []byte) (int, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap serves http.ResponseController.
+func (w *timedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// timing says where the time went, as Server-Timing has it.
+func (c *call) timing(now time.Time) string {
+	ms := func(from, to time.Time) float64 {
+		if from.IsZero() || to.IsZero() {
+			return 0
+		}
+		return float64(to.Sub(from).Microseconds()) / 1000
+	}
+	return fmt.Sprintf("auth;dur=%.3f, policy;dur=%.3f, wait;dur=%.3f, backend;dur=%.3f",
+		ms(c.start, c.authenticated), ms(c.authenticated, c.authorized), ms(c.authorized, c.admitted), ms(c.admitted, now))
+}

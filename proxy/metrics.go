@@ -1,0 +1,166 @@
+package proxy
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc/codes"
+
+	"github.com/prismgw/prism/driver/wrap"
+	"github.com/prismgw/prism/errs"
+)
+
+// transport is how an operation came.
+type transport uint8
+
+const (
+	overGRPC transport = iota
+	overHTTP
+	overPipeline
+	transports
+)
+
+func (t transport) String() string { return [...]string{"grpc", "http", "pipeline"}[t] }
+
+// codesCount is one more than the largest gRPC code.
+const codesCount = 17
+
+// buckets are the upper bounds of durations, in seconds.
+var buckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10}
+
+// metrics are the proxy's own. Labels are bounded by the configuration: what a
+// client makes up never becomes one.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  []prometheus.Observer // by method
+	streams  *prometheus.GaugeVec
+	reloads  *prometheus.CounterVec
+	calls    *prometheus.HistogramVec
+	failures *prometheus.CounterVec
+	breakers *prometheus.GaugeVec
+	nowhere  *counters // requests that reached no namespace
+}
+
+func newMetrics(k *kinds) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "prism_requests_total", Help: "Operations served, by gRPC code. Those that reached no namespace have empty labels.",
+		}, []string{"namespace", "pattern", "method", "transport", "code"}),
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "prism_streams_open", Help: "Streams that are open.",
+		}, []string{"method"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "prism_configuration_loads_total", Help: "Configurations loaded, by result.",
+		}, []string{"result"}),
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "prism_backend_operation_duration_seconds", Help: "Time of one call to a backend; a batch is one.",
+			Buckets: buckets,
+		}, []string{"backend", "operation"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "prism_backend_failures_total", Help: "Operations that failed because of the backend, by reason.",
+		}, []string{"backend", "operation", "reason"}),
+		breakers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "prism_backend_circuit_open", Help: "1 while the backend is given a rest.",
+		}, []string{"backend"}),
+	}
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "prism_request_duration_seconds", Help: "Time from the arrival of an operation to its answer.",
+		Buckets: buckets,
+	}, []string{"kind", "method"})
+	m.seconds = make([]prometheus.Observer, k.count)
+	for i, methods := range k.methods {
+		for _, md := range methods {
+			m.seconds[md.index] = seconds.WithLabelValues(k.all[i].Name, md.name)
+		}
+	}
+	m.registry.MustRegister(m.requests, seconds, m.streams, m.reloads, m.calls, m.failures, m.breakers,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.nowhere = m.counters("", "", k.count)
+	return m
+}
+
+// counters are the counters of one pattern of one namespace. They are made
+// when they first count, so that ten thousand idle namespaces cost little.
+type counters struct {
+	namespace, pattern string
+	vec                *prometheus.CounterVec
+	rows               []atomic.Pointer[counterRow] // by method and transport
+}
+
+type counterRow [codesCount]atomic.Pointer[prometheus.Counter]
+
+func (m *metrics) counters(namespace, pattern string, methods int) *counters {
+	return &counters{namespace: namespace, pattern: pattern, vec: m.requests, rows: make([]atomic.Pointer[counterRow], methods*int(transports))}
+}
+
+// count takes note of one operation's end; t is nil if it reached no namespace.
+func (m *metrics) count(t *target, md *method, via transport, start time.Time, err error) {
+	c := m.nowhere
+	if t != nil {
+		c = t.counters
+	}
+	code := 0
+	if err != nil {
+		code = int(errs.ReasonOf(err).Code())
+	}
+	c.add(md, via, code)
+	m.seconds[md.index].Observe(time.Since(start).Seconds())
+}
+
+func (c *counters) add(m *method, via transport, code int) {
+	slot := &c.rows[m.index*int(transports)+int(via)]
+	row := slot.Load()
+	if row == nil {
+		slot.CompareAndSwap(nil, new(counterRow))
+		row = slot.Load()
+	}
+	cell := row[code].Load()
+	if cell == nil {
+		made := c.vec.WithLabelValues(c.namespace, c.pattern, m.name, via.String(), codes.Code(code).String())
+		cell = &made
+		row[code].Store(cell)
+	}
+	(*cell).Inc()
+}
+
+// open counts a stream in (1) or out (-1).
+func (m *metrics) open(md *method, by float64) { m.streams.WithLabelValues(md.name).Add(by) }
+
+// breaker takes note of a circuit that opened or closed.
+func (m *metrics) breaker(backend string, open bool) {
+	v := 0.0
+	if open {
+		v = 1
+	}
+	m.breakers.WithLabelValues(backend).Set(v)
+}
+
+// backendMetrics are those of the calls to one backend.
+type backendMetrics struct {
+	metrics *metrics
+	name    string
+	seconds map[string]prometheus.Observer // by operation; never changed
+}
+
+var _ wrap.Observer = (*backendMetrics)(nil)
+
+func (m *metrics) backend(name string) *backendMetrics {
+	b := &backendMetrics{metrics: m, name: name, seconds: make(map[string]prometheus.Observer)}
+	for _, op := range []string{"get", "get_many", "apply", "scan"} {
+		b.seconds[op] = m.calls.WithLabelValues(name, op)
+	}
+	return b
+}
+
+// Observe implements wrap.Observer.
+func (b *backendMetrics) Observe(_ context.Context, operation string, _ int, began time.Time, failures []error) {
+	b.seconds[operation].Observe(time.Since(began).Seconds())
+	for _, err := range failures {
+		b.metrics.failures.WithLabelValues(b.name, operation, errs.ReasonOf(err).String()).Inc()
+	}
+}

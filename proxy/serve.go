@@ -1,0 +1,173 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern"
+)
+
+// selectors are what a request says about itself, in metadata or headers. All
+// of it is only a wish until serve has judged it.
+type selectors struct {
+	namespace  string
+	pattern    string
+	requestID  string
+	credential bool // an authorization was presented
+	duplicate  string
+}
+
+// call is one request on its way through serve. It is also the context that
+// the pattern gets: one allocation instead of one for each value and timer.
+type call struct {
+	context.Context //nolint:containedctx // call is a context
+
+	pattern.Call
+	method    *method
+	transport transport
+	selectors selectors
+
+	target   *target
+	deadline time.Time
+
+	// When each step was done; zero if it was not reached.
+	start, authenticated, authorized, admitted time.Time
+
+	mu     sync.Mutex // guards the fields below
+	timed  context.Context
+	cancel context.CancelFunc
+}
+
+// serve takes a request through every step there is, in this order, and
+// nothing else may touch one. What each transport does before is to read the
+// selectors, and after to write the answer.
+func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.Instance) error) error {
+	c.start = time.Now()
+	c.limitTime(c.method.timeout)
+	defer c.release()
+
+	err := p.steps(c, run)
+	p.metrics.count(c.target, c.method, c.transport, c.start, err)
+	return err
+}
+
+func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.Instance) error) error {
+	if err := c.selectors.check(); err != nil {
+		return err
+	}
+	snapshot := p.current()
+	defer snapshot.release()
+	t, err := snapshot.resolve(&c.selectors, c.method)
+	if err != nil {
+		return err
+	}
+	c.target = t
+	if err := t.authenticate(&c.selectors); err != nil {
+		return err
+	}
+	c.authenticated = time.Now()
+	if err := t.authorize(c.method); err != nil {
+		return err
+	}
+	c.authorized = time.Now()
+	if err := p.gate.enter(c, t.limits, &t.limits.unary, c.method, nil); err != nil {
+		return err
+	}
+	defer p.gate.exit(t.limits)
+	c.admitted = time.Now()
+	return run(c, t.instance)
+}
+
+// check refuses what is wrong in itself, before anything is looked up.
+func (s *selectors) check() error {
+	switch {
+	case strings.HasPrefix(s.namespace, "__") || strings.HasPrefix(s.pattern, "__"):
+		return errs.New(errs.Forbidden, "names that begin with __ are Prism's own")
+	case s.duplicate != "":
+		return errs.Invalid(errs.Field{Path: s.duplicate, Text: "was given more than once; give it once"})
+	case s.namespace == "":
+		return errs.Invalid(errs.Field{Path: "x-prism-namespace", Text: "is missing; send it as metadata (gRPC) or name the namespace in the path (HTTP)"})
+	}
+	return nil
+}
+
+// requestIDLimit bounds what a client may choose as its request id.
+const requestIDLimit = 128
+
+// id returns the request's id: the client's own if it is printable and not too
+// long, a new one otherwise.
+func (s *selectors) id() string {
+	if s.requestID == "" || len(s.requestID) > requestIDLimit || strings.ContainsFunc(s.requestID, unprintable) {
+		s.requestID = rand.Text()
+	}
+	return s.requestID
+}
+
+func unprintable(r rune) bool { return r <= ' ' || r > '~' }
+
+// limitTime sets the deadline of a call that has none of its own. The timer
+// behind it is made only when something waits for it.
+func (c *call) limitTime(timeout time.Duration) {
+	if at, ok := c.Context.Deadline(); ok {
+		c.deadline = at
+	} else if timeout > 0 {
+		c.deadline = c.start.Add(timeout)
+	}
+}
+
+// Deadline implements context.Context.
+func (c *call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+
+// Done implements context.Context.
+func (c *call) Done() <-chan struct{} { return c.timer().Done() }
+
+// Err implements context.Context.
+func (c *call) Err() error {
+	c.mu.Lock()
+	timed := c.timed
+	c.mu.Unlock()
+	if timed != nil {
+		return timed.Err()
+	}
+	if err := c.Context.Err(); err != nil {
+		return err
+	}
+	if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// Value implements context.Context.
+func (c *call) Value(key any) any {
+	if key == (pattern.CallKey{}) {
+		return &c.Call
+	}
+	return c.Context.Value(key)
+}
+
+func (c *call) timer() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.timed != nil:
+	case c.deadline.IsZero():
+		c.timed, c.cancel = context.WithCancel(c.Context)
+	default:
+		c.timed, c.cancel = context.WithDeadline(c.Context, c.deadline)
+	}
+	return c.timed
+}
+
+// release stops the timer, if there was one.
+func (c *call) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancel != nil {
+		c.cancel()
+	}
+}

@@ -1,0 +1,220 @@
+package proxy
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/namespace"
+	"github.com/prismgw/prism/pattern"
+)
+
+// closeAfter is how long an old configuration's backends stay open for what
+// still uses them.
+const closeAfter = 30 * time.Second
+
+// snapshot is one configuration in service. It is never changed; a new one
+// replaces it whole.
+type snapshot struct {
+	namespaces map[string]*tenant
+	backends   map[string]*backend
+	open       bool // every namespace lets anonymous callers in, so that saying which exist reveals nothing
+
+	users  atomic.Int64 // calls under way, and one while it is current
+	closed sync.Once
+	free   func()
+}
+
+// tenant is one namespace.
+type tenant struct {
+	plan  *namespace.Placement
+	kinds [][]*target // by kind; in the order of the document
+}
+
+// target is one pattern of one namespace: what a call runs on.
+type target struct {
+	name      string
+	anonymous string
+	instance  pattern.Instance
+	limits    *limits
+	counters  *counters
+	backends  []*backend
+}
+
+// current returns the configuration in service; release must follow.
+func (p *Proxy) current() *snapshot {
+	for {
+		s := p.snapshot.Load()
+		s.users.Add(1)
+		if p.snapshot.Load() == s {
+			return s
+		}
+		s.release() // it was replaced meanwhile, and may have been freed
+	}
+}
+
+func (s *snapshot) release() {
+	if s.users.Add(-1) == 0 {
+		s.closed.Do(s.free)
+	}
+}
+
+// retire gives up a configuration that is no longer current: it is freed when
+// nothing uses it, or after a while.
+func (s *snapshot) retire() *time.Timer {
+	s.release()
+	return time.AfterFunc(closeAfter, func() { s.closed.Do(s.free) })
+}
+
+// resolve finds the target of a request. What does not exist is told only to
+// callers who could not learn anything from it.
+func (s *snapshot) resolve(sel *selectors, m *method) (*target, error) {
+	t := s.namespaces[sel.namespace]
+	if t == nil {
+		if sel.credential || !s.open {
+			return nil, unauthenticated()
+		}
+		return nil, errs.New(errs.NamespaceNotFound, "there is no namespace %.64q; see the documents that this proxy was started with", sel.namespace)
+	}
+	all := t.kinds[m.kind]
+	if sel.pattern == "" && len(all) == 1 {
+		return all[0], nil
+	}
+	for _, one := range all {
+		if one.name == sel.pattern {
+			return one, nil
+		}
+	}
+	return nil, t.noPattern(sel, len(all))
+}
+
+// noPattern says why a request selects none of a namespace's patterns.
+func (t *tenant) noPattern(sel *selectors, of int) error {
+	switch {
+	case sel.credential || t.plan.Anonymous == namespace.AnonymousDeny:
+		return unauthenticated()
+	case sel.pattern == "" && of > 1:
+		return errs.Invalid(errs.Field{Path: "x-prism-pattern", Text: "is missing, and the namespace has several patterns of this kind; name one"})
+	case sel.pattern == "":
+		return errs.New(errs.PatternNotFound, "the namespace has no pattern of this kind")
+	}
+	return errs.New(errs.PatternNotFound, "the namespace has no pattern %.64q of this kind", sel.pattern)
+}
+
+// Load reads documents and serves them in place of the ones before: decode,
+// validate, open, swap, drain. A mistake changes nothing. Calls that are
+// under way finish on what they began with.
+func (p *Proxy) Load(files ...namespace.File) error {
+	p.loading.Lock()
+	defer p.loading.Unlock()
+	next, err := p.prepare(files)
+	if err != nil {
+		p.metrics.reloads.WithLabelValues("refused").Inc()
+		return err
+	}
+	old := p.snapshot.Swap(next)
+	p.retired = append(p.retired, old.retire())
+	p.metrics.reloads.WithLabelValues("applied").Inc()
+	return nil
+}
+
+// prepare builds a snapshot, or leaves nothing behind.
+func (p *Proxy) prepare(files []namespace.File) (_ *snapshot, err error) {
+	s := &snapshot{namespaces: map[string]*tenant{}, backends: map[string]*backend{}, open: true}
+	s.users.Store(1)
+	s.free = func() {
+		for _, b := range s.backends {
+			p.pool.release(b)
+		}
+	}
+	defer func() {
+		if err != nil {
+			s.free()
+		}
+	}()
+	set, plan, err := namespace.Load(p.opts.catalog(func(doc *namespace.Backend) (driver.Conn, error) {
+		b, err := p.pool.take(doc)
+		if err != nil {
+			return nil, err
+		}
+		s.backends[b.name] = b
+		return b.conn, nil
+	}), files...)
+	if err != nil {
+		return nil, err
+	}
+	if err := set.Exposed(p.opts.Loopback, p.opts.AllowAnonymousWrites); err != nil {
+		return nil, err
+	}
+	for i := range plan.Namespaces {
+		if err := p.addTenant(s, &plan.Namespaces[i]); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (p *Proxy) addTenant(s *snapshot, plan *namespace.Placement) error {
+	t := &tenant{plan: plan, kinds: make([][]*target, len(p.kinds.all))}
+	l := p.limitsOf(plan)
+	for i := range plan.Patterns {
+		pp := &plan.Patterns[i]
+		one := &target{name: pp.Name, anonymous: plan.Anonymous, limits: l}
+		if old := p.snapshot.Load().target(plan.Name, p.kinds.byName[pp.Kind], pp.Name); old != nil {
+			one.counters = old.counters
+		} else {
+			one.counters = p.metrics.counters(plan.Name, pp.Name, p.kinds.count)
+		}
+		config := pattern.Config{Namespace: plan.Name, Name: pp.Name, Settings: pp.Settings, Slots: map[string]pattern.Filled{}, Now: p.opts.Now}
+		for k := range pp.Slots {
+			sp := &pp.Slots[k]
+			b := s.backends[sp.Backend]
+			space, err := p.pool.space(b, sp.Space)
+			if err != nil {
+				return err
+			}
+			one.backends = append(one.backends, b)
+			config.Slots[sp.Name] = pattern.Filled{Backend: space, ID: sp.Extent.Container + "\x00" + sp.Extent.Prefix + "\x00" + sp.Extent.Suffix}
+		}
+		kind := p.kinds.byName[pp.Kind]
+		var err error
+		if one.instance, err = p.kinds.all[kind].Open(config); err != nil {
+			return err
+		}
+		t.kinds[kind] = append(t.kinds[kind], one)
+	}
+	s.open = s.open && plan.Anonymous != namespace.AnonymousDeny
+	s.namespaces[plan.Name] = t
+	return nil
+}
+
+// target returns one pattern of a namespace, nil if there is none.
+func (s *snapshot) target(namespace string, kind int, name string) *target {
+	t := s.namespaces[namespace]
+	if t == nil {
+		return nil
+	}
+	for _, one := range t.kinds[kind] {
+		if one.name == name {
+			return one
+		}
+	}
+	return nil
+}
+
+// limitsOf returns a namespace's limits: the ones it has already, unless the
+// document changed them.
+func (p *Proxy) limitsOf(plan *namespace.Placement) *limits {
+	l := plan.Spec.GetLimits()
+	next := newLimits(int(l.GetReadRps()), int(l.GetWriteRps()), int(l.GetConcurrency()))
+	if old := p.snapshot.Load().namespaces[plan.Name]; old != nil {
+		for _, all := range old.kinds {
+			if len(all) > 0 && all[0].limits.same(next) {
+				return all[0].limits
+			}
+		}
+	}
+	return next
+}

@@ -5,9 +5,8 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	"github.com/prismgw/prism/errs"

@@ -6,10 +6,9 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/status"
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-
-	grpcstatus "google.golang.org/grpc/status"
 
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	"github.com/prismgw/prism/errs"
@@ -70,6 +69,8 @@ type invocation struct {
 	response    response
 	idempotency string
 	traceparent string
+
+	tries int // how often it was begun or sent again
 }
 
 // repeatable reports whether it does no harm that the call happens twice.
@@ -94,6 +95,7 @@ type call struct {
 	state      callState
 	id         uint64 // on the stream that it was sent on
 	lead       *stream
+	left       int // tries, this one included
 	breaks     int // streams that broke with it
 	prev, next *call
 
@@ -141,10 +143,11 @@ const maxKept = 16 << 10
 
 var calls = sync.Pool{New: func() any { return &call{wake: make(chan *stream, 2)} }}
 
-// newCall copies the request: nobody reads the caller's memory later.
-func newCall(ctx context.Context, i *invocation) (*call, error) {
-	c := calls.Get().(*call)
-	c.ctx, c.write, c.repeat = ctx, i.write, i.repeatable()
+// newCall copies the request: nobody reads the caller's memory later. tries is
+// how often it may be sent.
+func newCall(ctx context.Context, i *invocation, tries int) (*call, error) {
+	c := calls.Get().(*call) //nolint:errcheck // the pool holds nothing else
+	c.ctx, c.write, c.repeat, c.left = ctx, i.write, i.repeatable(), tries
 	c.deadline, _ = ctx.Deadline()
 	return c, c.encode(i)
 }
@@ -189,7 +192,7 @@ func (c *call) free() {
 
 // decode puts the result into the caller's response.
 func (c *call) decode(i *invocation) error {
-	switch c.result {
+	switch c.result { //nolint:exhaustive // these are the two that fit
 	case i.answer:
 		i.response.Reset()
 		if err := i.response.UnmarshalVT(c.body); err != nil {

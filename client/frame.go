@@ -102,7 +102,7 @@ func (in *incoming) Reset() {
 // UnmarshalVT reads data and delivers it.
 func (in *incoming) UnmarshalVT(data []byte) error {
 	err := fields(data, func(field protowire.Number, value []byte, _ uint64) error {
-		switch field {
+		switch field { //nolint:exhaustive // others are of later versions
 		case fieldHello:
 			in.hello = new(keyvaluev1.Hello)
 			return in.hello.UnmarshalVT(value)

@@ -152,13 +152,14 @@ func (kv *KeyValue) run(ctx context.Context, i *invocation) error {
 		}
 	}
 	i.traceparent = c.traceparent(ctx)
-	for try := 1; ; try++ {
+	for {
+		i.tries++
 		err := kv.try(ctx, i)
 		if err == nil {
 			c.retry.succeeded()
 			return nil
 		}
-		if !c.retry.again(ctx, try, i.repeatable(), err) {
+		if !c.retry.again(ctx, i.tries, i.repeatable(), err) {
 			return errs.From(err)
 		}
 	}

@@ -27,9 +27,6 @@ const maxOperation = 256 << 10
 // is worth its connection: fewer streams mean fuller messages.
 const enough = 128
 
-// maxBreaks is how many streams may break with one call before it fails.
-const maxBreaks = 2
-
 // errUnary says that a call has to be made without a stream.
 var errUnary = errors.New("not over a stream")
 
@@ -74,7 +71,7 @@ var errOver = errors.New("the streams were closed")
 // do carries a call over a stream and waits for its end. errUnary and errOver
 // mean that it was not sent.
 func (m *mux) do(ctx context.Context, i *invocation) error {
-	c, err := newCall(ctx, i)
+	c, err := newCall(ctx, i, m.client.opts.retry.Tries-i.tries+1)
 	if err != nil {
 		c.free()
 		return err
@@ -102,6 +99,7 @@ func (m *mux) do(ctx context.Context, i *invocation) error {
 		return errs.From(ctx.Err())
 	}
 	defer c.free()
+	i.tries += c.breaks
 	if c.err != nil {
 		return c.err
 	}
@@ -254,7 +252,7 @@ func (m *mux) end(c *call, err error) {
 func (m *mux) failQueue(err error) {
 	for c := m.queue.head; c != nil; c = m.queue.head {
 		m.queue.remove(c)
-		if c.breaks > 0 && err != errUnary {
+		if c.breaks > 0 && !errors.Is(err, errUnary) {
 			m.end(c, lost(c.write, err))
 			continue
 		}

@@ -45,7 +45,7 @@ type server struct {
 	versions map[string]int
 	executed map[string]int // by key
 	once     map[string]*keyvaluev1.Answer
-	headers  []metadata.MD // of unary calls
+	header   metadata.MD // of the last unary call
 	last     []*keyvaluev1.Operation
 	streams  map[*serverStream]struct{}
 	breaches []string
@@ -343,7 +343,10 @@ func (st *serverStream) message(req *keyvaluev1.PipelineRequest) {
 	st.s.pipelined.Add(int64(len(req.GetOperations())))
 	st.check(req)
 	inline := st.s.hook.Load() == nil
-	if !inline {
+	if inline {
+		st.working.Add(1)
+		defer st.working.Done()
+	} else {
 		st.working.Add(len(req.GetOperations()))
 	}
 	st.mu.Unlock()
@@ -459,7 +462,7 @@ func (s *server) call(ctx context.Context, op *keyvaluev1.Operation) (*keyvaluev
 	s.unary.Add(1)
 	md, _ := metadata.FromIncomingContext(ctx)
 	s.mu.Lock()
-	s.headers = append(s.headers, md)
+	s.header = md
 	s.mu.Unlock()
 	if keys := md.Get(headerIdempotency); len(keys) > 0 {
 		op.IdempotencyKey = keys[0]

@@ -8,7 +8,10 @@ type slots struct {
 	free  []int
 }
 
-const slotBits = 16 // of an id; the rest counts turns
+const (
+	slotBits = 16 // of an id; the rest counts turns
+	maxSlots = 1 << slotBits
+)
 
 // put returns the id of c, which is never 0.
 func (s *slots) put(c *call) uint64 {
@@ -26,7 +29,7 @@ func (s *slots) put(c *call) uint64 {
 
 // get returns the call with this id, or nil.
 func (s *slots) get(id uint64) *call {
-	i := id & (1<<slotBits - 1)
+	i := id & (maxSlots - 1)
 	if i >= uint64(len(s.calls)) || s.turns[i] != id>>slotBits {
 		return nil
 	}
@@ -37,7 +40,7 @@ func (s *slots) get(id uint64) *call {
 func (s *slots) take(id uint64) *call {
 	c := s.get(id)
 	if c != nil {
-		i := int(id & (1<<slotBits - 1))
+		i := int(id & (maxSlots - 1))
 		s.calls[i] = nil
 		s.free = append(s.free, i)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"runtime"
 	"time"
 
@@ -110,7 +111,9 @@ func (s *stream) rest() {
 	switch {
 	case s.err != nil:
 		s.settle()
-	case len(s.cancels) > 0 && !s.goingAway:
+	case s.goingAway:
+		s.finishSending()
+	case len(s.cancels) > 0:
 		s.sending = true
 		go s.send(nil)
 	}
@@ -166,7 +169,7 @@ func (s *stream) run() {
 		s.finish(err)
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	err = s.receive(conn)
 	if cause := context.Cause(s.ctx); cause != nil {
 		err = cause
@@ -234,10 +237,10 @@ func (s *stream) greet(h *keyvaluev1.Hello) {
 		if n == 0 {
 			return otherwise
 		}
-		return int(min(n, 1<<24))
+		return int(min(n, math.MaxInt32))
 	}
 	s.open = true
-	s.maxInFlight = or(h.GetMaxInFlight(), defaultInFlight)
+	s.maxInFlight = min(or(h.GetMaxInFlight(), defaultInFlight), maxSlots)
 	s.maxBytes = or(h.GetMaxInFlightBytes(), defaultInFlightBytes)
 	s.maxOperation = or(h.GetMaxOperationBytes(), maxOperation)
 }
@@ -265,18 +268,25 @@ func (s *stream) answer(a *answer) error {
 // goAway makes room for another stream while this one finishes. The queue
 // opens the next; if there is work, it is opened at once.
 func (s *stream) goAway() {
-	s.goingAway = true
-	s.cancels = nil
 	s.mux.leave(s)
 	if s.inFlight > 0 && len(s.mux.streams) == 0 {
 		s.mux.start()
+	}
+	s.finishSending()
+}
+
+// finishSending tells the server that nothing more comes, once nobody is
+// sending. It needs mux.mu.
+func (s *stream) finishSending() {
+	s.goingAway, s.cancels = true, nil
+	if !s.sending {
+		_ = s.rpc.CloseSend()
 	}
 }
 
 // retire closes a stream that has nothing in flight. It needs mux.mu.
 func (s *stream) retire() {
-	s.goingAway, s.sending = true, true
-	_ = s.rpc.CloseSend()
+	s.finishSending()
 	time.AfterFunc(s.mux.client.opts.hello, func() { s.cancel(errIdle) }) // if the server does not end it
 }
 
@@ -317,6 +327,10 @@ func (s *stream) settle() {
 // again reports whether a call that a stream broke with is sent once more. It
 // needs mux.mu.
 func (m *mux) again(c *call) bool {
+	if !c.repeat || c.left <= 1 || !m.client.retry.broken.spend() {
+		return false
+	}
+	c.left--
 	c.breaks++
-	return c.repeat && c.breaks < maxBreaks+1 && m.client.retry.broken.spend()
+	return true
 }

@@ -139,7 +139,8 @@ type Space struct {
 }
 
 // An Extent is the part of a backend that a space occupies: within Container
-// (a database, a table), the keys that begin with Prefix and end with Suffix.
+// (a server and its database or table, the same text for the same place
+// however it was reached), the keys that begin with Prefix and end with Suffix.
 type Extent struct {
 	Container string
 	Prefix    string

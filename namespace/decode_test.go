@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,6 +185,17 @@ func TestNoSecretIsShown(t *testing.T) {
 	}
 }
 
+// cpuTime returns the processor time that this process has used. It does not
+// depend on what else the machine does, but on tests that run in parallel.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // TestManyNamespaces loads as many namespaces as a big platform has.
 func TestManyNamespaces(t *testing.T) {
 	const namespaces = 10_000
@@ -195,12 +207,12 @@ func TestManyNamespaces(t *testing.T) {
 		}
 		files = append(files, File{Name: fmt.Sprintf("%d.yaml", len(files)), Data: text.Bytes()})
 	}
-	start := time.Now()
+	start := cpuTime(t)
 	_, plan, err := Load(testCatalog(), files...)
 	if err != nil || len(plan.Namespaces) != namespaces {
 		t.Fatalf("%v", err)
 	}
-	if took := time.Since(start); took > 2*time.Second && !raceEnabled {
+	if took := cpuTime(t) - start; took > 2*time.Second && !raceEnabled {
 		t.Errorf("%d namespaces took %v", namespaces, took)
 	}
 }
@@ -293,7 +305,7 @@ func drawValue(t *rapid.T, depth int) *structpb.Value {
 	case 2:
 		return structpb.NewNumberValue(float64(rapid.Int32().Draw(t, "int")))
 	case 3:
-		return structpb.NewNumberValue(rapid.Float64().Draw(t, "float"))
+		return structpb.NewNumberValue(rapid.OneOf(rapid.Float64(), rapid.Map(rapid.Float64(), math.Trunc), rapid.SampledFrom([]float64{math.Copysign(0, -1), 1e15, 1e21, 1e20, 1 << 63, math.MaxFloat64, 5e-324})).Draw(t, "float"))
 	case 4:
 		if depth > 0 {
 			return structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{drawValue(t, depth-1), drawValue(t, depth-1)}})

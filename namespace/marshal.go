@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
@@ -184,26 +186,45 @@ func jsonNode(v *structpb.Value) (*yaml.Node, error) {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagNull, Value: "null"}, nil
 }
 
+// maxPlain is where whole numbers begin to be written with an exponent, below
+// what YAML readers keep as whole numbers.
+const maxPlain = 1e15
+
 func numberNode(f float64) (*yaml.Node, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return nil, fmt.Errorf("%v cannot be written", f)
 	}
-	raw, err := json.Marshal(f)
-	if err != nil {
-		return nil, err
-	}
-	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: tagFloat, Value: string(raw)}
-	if decimal.Match(raw) {
-		n.Tag = tagInt
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: tagFloat, Value: strconv.FormatFloat(f, 'g', -1, 64)}
+	switch {
+	case f == 0 && math.Signbit(f):
+		n.Value = "-0.0"
+	case f == math.Trunc(f) && math.Abs(f) < maxPlain:
+		n.Tag, n.Value = tagInt, strconv.FormatFloat(f, 'f', -1, 64)
 	}
 	return n, nil
 }
 
-// textNode returns s in a form that is text to every reader of YAML.
+// textNode returns s in a form that is text to every reader of YAML: as it is
+// or, where it has several lines, as a block; in quotes with escapes if there
+// is anything in it that cannot be seen.
 func textNode(s string) *yaml.Node {
 	n := &yaml.Node{}
 	n.SetString(s)
+	if !visible(s) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	return n
+}
+
+// visible reports whether s is lines of printable text, none of which begins
+// or ends with a space.
+func visible(s string) bool {
+	for line := range strings.SplitSeq(strings.TrimSuffix(s, "\n"), "\n") {
+		if line == "" || strings.TrimSpace(line) != line {
+			return false
+		}
+	}
+	return !strings.ContainsFunc(s, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) })
 }
 
 // writeJSON writes a tree as indented JSON, with its keys in their order.

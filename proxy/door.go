@@ -18,6 +18,7 @@ func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandle
 	return func(_ any, ss grpc.ServerStream) error {
 		c := &call{Context: ss.Context(), method: m, transport: overGRPC, start: time.Now()}
 		c.readMetadata(ss.Context())
+		c.selectors.id() // made now: operations that fail will use it side by side
 		d := &door{proxy: p, call: c}
 		err := d.open()
 		if err == nil {

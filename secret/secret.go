@@ -125,7 +125,7 @@ func (f *file) read() (string, error) {
 }
 
 func (f *file) checkMode(mode fs.FileMode) {
-	if mode.Perm()&0o004 != 0 && true {
+	if mode.Perm()&0o004 != 0 && !f.warned.Swap(true) {
 		f.log.Warn("every user of this machine can read a file with credentials; take the right away with chmod o-r", "file", f.path, "mode", mode.Perm().String())
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/driver/redis"
 	"github.com/prismgw/prism/driver/sqlite"
 )
 
@@ -11,5 +12,6 @@ func drivers() []driver.Driver {
 	return []driver.Driver{
 		memory.Driver(),
 		sqlite.Driver(),
+		redis.Driver(),
 	}
 }

@@ -151,6 +151,9 @@ func (s *store) endedWith(ctx context.Context, reason errs.Reason) {
 	}
 }
 
+// closing is how long Close may take, and what it ends.
+const closing = 5 * time.Second
+
 // closeUnderLoad closes a connection while others use it: what is under way
 // ends, one way or the other.
 func closeUnderLoad(e *env) {
@@ -177,12 +180,12 @@ func closeUnderLoad(e *env) {
 	for range workers {
 		<-started
 	}
-	e.within("close", patience/4, func() {
+	e.within("close", closing, func() {
 		if err := conn.Close(); err != nil {
 			e.Errorf("close: %v", err)
 		}
 	})
-	e.within("operations under way", patience/4, func() {
+	e.within("operations under way", closing, func() {
 		for range workers {
 			e.wants("an operation under way or after it", <-ended, errs.BackendUnavailable, errs.OutcomeUnknown)
 		}

@@ -326,19 +326,23 @@ func answerLost(e *env) {
 			p.absentOr(key)
 		}
 		p.proxy.Set(faultproxy.Mute)
-		outcome := make(chan driver.Result, 1)
-		go func() { outcome <- p.do(op) }()
+		outcome := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(e.ctx, healing)
+			defer cancel()
+			results := make([]driver.Result, 1)
+			p.kv.Apply(ctx, []driver.Op{op}, results)
+			outcome <- results[0].Err
+		}()
 		e.await("effect of "+opText(op), func() bool {
-			if len(outcome) > 0 {
-				return true
-			}
-			return p.direct.getMany(op.Key)[0].Err == nil
+			return len(outcome) > 0 || p.direct.getMany(op.Key)[0].Err == nil
 		})
 		p.proxy.Set(faultproxy.Cut)
-		e.within(opText(op)+" whose answer is lost", grace+healing, func() {
-			p.wants(opText(op)+" whose answer is lost", (<-outcome).Err, errs.OutcomeUnknown)
-		})
+		time.Sleep(10 * time.Millisecond) // a driver that would repeat the write may begin to
 		p.proxy.Set(faultproxy.Pass)
+		e.within(opText(op)+" whose answer is lost", healing, func() {
+			p.wants(opText(op)+" whose answer is lost", <-outcome, errs.OutcomeUnknown)
+		})
 		p.heals()
 		if got := p.direct.is(op.Key, "1"); got.Version == "" {
 			e.Errorf("write %d: no version", i)
@@ -354,41 +358,45 @@ func (p *patient) absentOr(key string) {
 	}
 }
 
-// answersComeLate gives reads up before their answers come: no answer is taken
-// for that of another question.
+// answersComeLate gives reads up before their answers come, which is when
+// others wait for theirs: no answer is taken for that of another question.
 func answersComeLate(e *env) {
 	p := e.patient()
 	const keys = 20
 	for i := range keys {
-		p.put(fmt.Sprint("k", i), fmt.Sprint("value", i))
+		p.put(fmt.Sprint("k", i), fmt.Sprint("value of k", i))
 	}
 	for range 3 {
-		p.proxy.Set(faultproxy.Mute)
-		var wg sync.WaitGroup
-		for i := range keys {
-			wg.Go(func() {
-				ctx, cancel := context.WithTimeout(e.ctx, 50*time.Millisecond)
-				defer cancel()
-				if _, err := p.kv.Get(ctx, fmt.Sprint("k", i)); err != nil {
-					p.wants("get without an answer", err, readFaults...)
-				}
-			})
-		}
-		e.within("reads without answers", grace, wg.Wait)
-		p.proxy.Set(faultproxy.Pass)
 		p.heals()
+		p.proxy.Set(faultproxy.Mute)
+		var early, late sync.WaitGroup
 		for i := range keys {
-			wg.Go(func() {
-				key := fmt.Sprint("k", (i+7)%keys)
-				if got, err := p.kv.Get(e.ctx, key); err == nil && string(got.Value) != fmt.Sprint("value", (i+7)%keys) {
-					e.Errorf("get %s: %q is the answer to another question", key, got.Value)
-				}
-			})
+			early.Go(func() { p.getRight(fmt.Sprint("k", i), 50*time.Millisecond) })
 		}
-		wg.Wait()
+		e.within("reads without answers", grace, early.Wait)
+		for i := range keys {
+			late.Go(func() { p.getRight(fmt.Sprint("k", (i+7)%keys), healing) })
+		}
+		time.Sleep(20 * time.Millisecond) // for most of them to be sent; nothing depends on it
+		p.proxy.Set(faultproxy.Pass)
+		e.within("reads whose answers come", healing+grace, late.Wait)
 	}
+	p.heals()
 	for i := range keys {
-		p.is(fmt.Sprint("k", i), fmt.Sprint("value", i))
+		p.is(fmt.Sprint("k", i), fmt.Sprint("value of k", i))
+	}
+}
+
+// getRight reads a key that is there: it gets the right value or none.
+func (p *patient) getRight(key string, limit time.Duration) {
+	p.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, limit)
+	defer cancel()
+	got, err := p.kv.Get(ctx, key)
+	if err != nil {
+		p.wants("get that may have no answer", err, readFaults...)
+	} else if string(got.Value) != "value of "+key {
+		p.Errorf("get %s: %q is the answer to another question", key, got.Value)
 	}
 }
 

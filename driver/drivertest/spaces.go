@@ -82,17 +82,40 @@ func hostileSpaces(e *env) {
 	}
 }
 
-func spacesNeverMeet(e *env) {
+// names draws the names of two spaces: of any text, or of words that were
+// joined by a separator and cut at two places.
+func names() *rapid.Generator[[2]driver.Space] {
 	name := rapid.StringOfN(rapid.SampledFrom([]rune(`ab:%_*?[]{}\/'".> AéÉ`)), 0, 6, -1)
+	random := rapid.Custom(func(t *rapid.T) (pair [2]driver.Space) {
+		for i := range pair {
+			pair[i] = driver.Space{Namespace: name.Draw(t, "namespace"), Pattern: name.Draw(t, "pattern")}
+		}
+		return pair
+	})
+	cut := rapid.Custom(func(t *rapid.T) (pair [2]driver.Space) {
+		words := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "", "%"}), 3, 5).Draw(t, "words")
+		separator := rapid.SampledFrom([]string{":", "/", ".", "_", "-", "%3A"}).Draw(t, "separator")
+		for i := range pair {
+			at := rapid.IntRange(1, len(words)-1).Draw(t, "cut")
+			pair[i] = driver.Space{Namespace: strings.Join(words[:at], separator), Pattern: strings.Join(words[at:], separator)}
+		}
+		return pair
+	})
+	return rapid.OneOf(random, cut)
+}
+
+func spacesNeverMeet(e *env) {
 	key := rapid.StringOfN(rapid.SampledFrom([]rune(`ab:%_*?[]{}\/'".> Aé`)), 1, 8, -1)
 	rapid.Check(e, func(t *rapid.T) {
-		token := "drivertest-" + unique()
-		a := driver.Space{Namespace: token + name.Draw(t, "namespace"), Pattern: name.Draw(t, "pattern")}
-		b := driver.Space{Namespace: token + name.Draw(t, "other namespace"), Pattern: name.Draw(t, "other pattern")}
-		if a.Namespace == b.Namespace && a.Pattern == b.Pattern {
+		pair := names().Draw(t, "spaces")
+		if pair[0].Namespace == pair[1].Namespace && pair[0].Pattern == pair[1].Pattern {
 			return
 		}
-		e.apart(t, a, b, key.Draw(t, "key"), key.Draw(t, "other key"))
+		token := "drivertest-" + unique()
+		for i := range pair {
+			pair[i].Namespace = token + pair[i].Namespace
+		}
+		e.apart(t, pair[0], pair[1], key.Draw(t, "key"), key.Draw(t, "other key"))
 	})
 }
 

@@ -237,15 +237,18 @@ func watchContext(e *env) {
 	s.told(w, "a")
 
 	// The context of Watch ends the call, not the watch.
-	brief, cancel := context.WithCancel(e.ctx)
-	w2, err := s.watcher.Watch(brief, "")
+	once, cancel := context.WithCancel(e.ctx)
+	w2, err := s.watcher.Watch(once, "")
 	cancel()
 	if err != nil {
 		e.Fatalf("watch: %s", describe(err))
 	}
 	defer func() { _ = w2.Close() }()
-	s.put("b", "1")
-	s.told(w2, "b")
+	for range 20 {
+		s.put("b", "1")
+		s.told(w2, "b")
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // watchSlowReader lets more changes pile up than anybody can keep: they are

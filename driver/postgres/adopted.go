@@ -186,12 +186,12 @@ func adoptedStatements(schema string, l layout, kind string) *statements {
 	sum := apply(f.number, `(`+number+`) + @delta`)
 	put := apply(f.in, "@value")
 
-	insert := `INSERT INTO {table} AS t ({key}, {value}) VALUES (@key, `
+	insert := `INSERT INTO {table} AS t ({key}, {value}) SELECT @key, `
 	conflict := ` ON CONFLICT ({key}) DO UPDATE SET {value} = EXCLUDED.{value}`
 	returning := ` RETURNING ` + hash + ` AS version, NULL::int8 AS number, NULL::timestamptz AS expires_at`
 	returningN := ` RETURNING ` + hash + ` AS version, (` + text + `)::int8 AS number, NULL::timestamptz AS expires_at`
 	present := ` WHERE ` + key + ` = @key AND ` + value + ` IS NOT NULL`
-	matching := present + ` AND ` + hash + ` = @hash`
+	matching := present + ` AND {if} AND ` + hash + ` = @hash`
 
 	scan := func(columns, upper string) string {
 		return scanTemplate(`SELECT `+key+` AS key, `+columns+`, NULL::int8 AS version, NULL::timestamptz AS expires_at FROM {table} t
@@ -202,18 +202,18 @@ WHERE `+key+` COLLATE "C" >= @lower`+upper+` AND octet_length(`+key+`) BETWEEN 1
 	all, none := bytesOf+` AS value`, `NULL::bytea AS value`
 
 	t := templates{
-		get:     `SELECT ` + key + `, ` + bytesOf + `, NULL::int8, NULL::timestamptz FROM {table} t WHERE ` + key + ` = ANY(@keys) AND ` + value + ` IS NOT NULL`,
-		puts:    `INSERT INTO {table} AS t ({key}, {value}) SELECT u.k, ` + apply(f.in, "u.v") + ` FROM unnest(@keys, @values) AS u(k, v)` + conflict + ` RETURNING ` + key + `, ` + hash,
-		deletes: `WITH d AS MATERIALIZED (SELECT ` + key + ` AS key FROM {table} t WHERE ` + key + ` = ANY(@keys) ORDER BY ` + key + ` COLLATE "C" FOR UPDATE) DELETE FROM {table} t USING d WHERE ` + key + ` = d.key`,
-		look:    `SELECT ` + hash + `, CASE WHEN octet_length(` + bytesOf + `) <= 20 THEN ` + bytesOf + ` END FROM {table} t` + present,
-		scan:    [2][2]string{{scan(all, ""), scan(all, upper)}, {scan(none, ""), scan(none, upper)}},
+		get: `SELECT t.{key}, t.bytes, NULL::int8, NULL::timestamptz FROM unnest(@keys) u(k) CROSS JOIN LATERAL
+	(SELECT ` + key + `, ` + bytesOf + ` AS bytes FROM {table} t WHERE ` + key + ` = u.k AND ` + value + ` IS NOT NULL OFFSET 0) t`,
+		puts: `INSERT INTO {table} AS t ({key}, {value}) SELECT u.k, ` + apply(f.in, "u.v") + ` FROM unnest(@keys, @values) AS u(k, v)` + conflict + ` RETURNING ` + key + `, ` + hash,
+		look: `SELECT ` + hash + `, CASE WHEN octet_length(` + bytesOf + `) <= 20 THEN ` + bytesOf + ` END FROM {table} t` + present,
+		scan: [2][2]string{{scan(all, ""), scan(all, upper)}, {scan(none, ""), scan(none, upper)}},
 		single: [acts]string{
-			actPut:       insert + put + `)` + conflict + returning,
-			actPutAbsent: insert + put + `)` + conflict + ` WHERE ` + value + ` IS NULL` + returning,
+			actPut:       insert + put + ` WHERE {if}` + conflict + returning,
+			actPutAbsent: insert + put + ` WHERE {if}` + conflict + ` WHERE ` + value + ` IS NULL` + returning,
 			actPutIf:     `UPDATE {table} t SET {value} = ` + put + matching + returning,
-			actDelete:    `DELETE FROM {table} t WHERE ` + key + ` = @key`,
+			actDelete:    `DELETE FROM {table} t WHERE ` + key + ` = @key AND {if}`,
 			actDeleteIf:  `DELETE FROM {table} t` + matching + ` RETURNING NULL::text AS version, NULL::int8 AS number, NULL::timestamptz AS expires_at`,
-			actAdd: insert + apply(f.number, "@delta") + `) ON CONFLICT ({key}) DO UPDATE SET {value} = CASE WHEN ` + value + ` IS NULL THEN EXCLUDED.{value} ELSE ` + sum + ` END
+			actAdd: insert + apply(f.number, "@delta") + ` WHERE {if} ON CONFLICT ({key}) DO UPDATE SET {value} = CASE WHEN ` + value + ` IS NULL THEN EXCLUDED.{value} ELSE ` + sum + ` END
 WHERE ` + value + ` IS NULL OR (` + adds + `)` + returningN,
 			actAddIf: `UPDATE {table} t SET {value} = ` + sum + matching + ` AND ` + adds + returningN,
 		},

@@ -18,6 +18,9 @@ import (
 	"github.com/prismgw/prism/driver"
 )
 
+// maxMessage bounds what a server may send at once: a value, or garbage.
+const maxMessage = 256 << 20
+
 // options are the driver's own options.
 type options struct {
 	// MaxConnections is the most connections to the server, 1 to 1000.
@@ -253,6 +256,7 @@ func poolConfig(t target, conf *tls.Config, o options) (*pgxpool.Config, error) 
 	cc.MinProtocolVersion, cc.MaxProtocolVersion = "3.0", "3.0"
 	cc.ConnectTimeout = time.Duration(o.ConnectTimeout)
 	cc.DialFunc = (&net.Dialer{Timeout: cc.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext
+	cc.MaxProtocolMessageBodyLen = maxMessage
 	cc.RuntimeParams = runtimeParams(o)
 	p.MaxConns, p.MinConns, p.MinIdleConns = int32(o.MaxConnections), 0, 0 //nolint:gosec // at most 1000
 	p.MaxConnLifetime, p.MaxConnLifetimeJitter = time.Hour, 10*time.Minute
@@ -274,6 +278,7 @@ func runtimeParams(o options) map[string]string {
 		"lock_timeout":                  "1000",
 		"plan_cache_mode":               "force_generic_plan",
 		"enable_seqscan":                "off",
+		"enable_bitmapscan":             "off",
 		"jit":                           "off",
 	}
 }

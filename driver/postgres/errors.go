@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"os"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,7 +27,7 @@ func (c *conn) failure(err error, sent bool) error {
 	if sent {
 		return errs.Wrap(err, errs.OutcomeUnknown, "the connection to backend %q was lost after the write was sent: it may or may not have happened; read before you repeat it", c.name)
 	}
-	if pg == nil && errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errs.Wrap(err, errs.BackendUnavailable, "backend %q does not answer", c.name)
 	}
 	return errs.Wrap(err, errs.BackendUnavailable, "the connection to backend %q was lost", c.name)

@@ -21,20 +21,18 @@ const (
 	ownReturn   = ` RETURNING t.version::text AS version, NULL::int8 AS number, t.expires_at AS expires_at`
 	ownReturnN  = ` RETURNING t.version::text AS version, encode(t.value, 'escape')::int8 AS number, t.expires_at AS expires_at`
 
-	ownPut = ownInsert + `VALUES (@namespace, @pattern, @key, @value, nextval({sequence}), clock_timestamp() + ` + ownTTL + `)` + ownConflict
+	ownPut = ownInsert + `SELECT @namespace, @pattern, @key, @value, nextval({sequence}), clock_timestamp() + ` + ownTTL + ` WHERE {if}` + ownConflict
 )
 
 var ownTemplates = templates{
-	get: `SELECT t.key, t.value, t.version, t.expires_at FROM {table} t
-WHERE ` + ownScope + `t.key = ANY(@keys) AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())`,
+	// One look into the index per key. With key = ANY(@keys) the planner may
+	// read the whole space and filter, as long as it thinks the table small.
+	get: `SELECT t.key, t.value, t.version, t.expires_at FROM unnest(@keys) u(k) CROSS JOIN LATERAL
+	(SELECT * FROM {table} t WHERE ` + ownScope + `t.key = u.k OFFSET 0) t
+WHERE t.expires_at IS NULL OR t.expires_at > statement_timestamp()`,
 
 	puts: ownInsert + `SELECT @namespace, @pattern, u.k, u.v, nextval({sequence}), clock_timestamp() + NULLIF(u.ttl, 0) * interval '1 microsecond'
 FROM unnest(@keys, @values, @ttls) AS u(k, v, ttl)` + ownConflict + ` RETURNING t.key, t.version::text`,
-
-	// Rows are locked in the order of their keys, so that two of these, or one
-	// and a puts, never wait for each other in a circle.
-	deletes: `WITH d AS MATERIALIZED (SELECT t.key FROM {table} t WHERE ` + ownScope + `t.key = ANY(@keys) ORDER BY t.key FOR UPDATE)
-DELETE FROM {table} t USING d WHERE ` + ownScope + `t.key = d.key`,
 
 	look: `SELECT t.version::text, CASE WHEN octet_length(t.value) <= 20 THEN t.value END FROM {table} t
 WHERE ` + ownRow + ` AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())`,
@@ -48,24 +46,24 @@ WHERE ` + ownRow + ` AND (t.expires_at IS NULL OR t.expires_at > statement_times
 		actPut:       ownPut + ownReturn,
 		actPutAbsent: ownPut + ` WHERE t.expires_at <= clock_timestamp()` + ownReturn,
 		actPutIf: `UPDATE {table} t SET value = @value, version = nextval({sequence}), expires_at = clock_timestamp() + ` + ownTTL + `
-WHERE ` + ownRow + ` AND t.version = @seq AND ` + ownLive + ownReturn,
-		actDelete:   `DELETE FROM {table} t WHERE ` + ownRow,
-		actDeleteIf: `DELETE FROM {table} t WHERE ` + ownRow + ` AND t.version = @seq AND ` + ownLive + ` RETURNING NULL::text AS version, NULL::int8 AS number, NULL::timestamptz AS expires_at`,
+WHERE ` + ownRow + ` AND {if} AND t.version = @seq AND ` + ownLive + ownReturn,
+		actDelete:   `DELETE FROM {table} t WHERE ` + ownRow + ` AND {if}`,
+		actDeleteIf: `DELETE FROM {table} t WHERE ` + ownRow + ` AND {if} AND t.version = @seq AND ` + ownLive + ` RETURNING NULL::text AS version, NULL::int8 AS number, NULL::timestamptz AS expires_at`,
 
 		// Whether the row has expired is asked once for value and expiry, so
 		// that they cannot disagree when it expires at this very moment.
-		actAdd: ownInsert + `VALUES (@namespace, @pattern, @key, convert_to(@delta::text, 'UTF8'), nextval({sequence}), NULL)
+		actAdd: ownInsert + `SELECT @namespace, @pattern, @key, convert_to(@delta::text, 'UTF8'), nextval({sequence}), NULL WHERE {if}
 ON CONFLICT (namespace, pattern, key) DO UPDATE SET (value, version, expires_at) = (
 	SELECT CASE WHEN x.gone THEN EXCLUDED.value ELSE ` + ownSum + ` END, EXCLUDED.version, CASE WHEN x.gone THEN NULL ELSE t.expires_at END
 	FROM (SELECT COALESCE(t.expires_at <= clock_timestamp(), false) AS gone) x)
 WHERE t.expires_at <= clock_timestamp() OR (` + ownAdds + `)` + ownReturnN,
 		actAddIf: `UPDATE {table} t SET value = ` + ownSum + `, version = nextval({sequence})
-WHERE ` + ownRow + ` AND t.version = @seq AND ` + ownLive + ` AND ` + ownAdds + ownReturnN,
+WHERE ` + ownRow + ` AND {if} AND t.version = @seq AND ` + ownLive + ` AND ` + ownAdds + ownReturnN,
 
 		actExpire: `UPDATE {table} t SET expires_at = clock_timestamp() + ` + ownTTL + `, version = nextval({sequence})
-WHERE ` + ownRow + ` AND ` + ownLive + ownReturn,
+WHERE ` + ownRow + ` AND {if} AND ` + ownLive + ownReturn,
 		actExpireIf: `UPDATE {table} t SET expires_at = clock_timestamp() + ` + ownTTL + `, version = nextval({sequence})
-WHERE ` + ownRow + ` AND t.version = @seq AND ` + ownLive + ownReturn,
+WHERE ` + ownRow + ` AND {if} AND t.version = @seq AND ` + ownLive + ownReturn,
 	},
 }
 

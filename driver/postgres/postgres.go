@@ -122,22 +122,26 @@ func (c *conn) extent(k spaceKey) driver.Extent {
 	}
 }
 
-// enter counts the caller as work under way, which Close waits for, and
-// returns a context that ends when Close has waited long enough.
-func (c *conn) enter(ctx context.Context) (context.Context, func(), error) {
+// enter counts the caller as work under way, which Close waits for until it
+// ends c.base; leave says that it is over. It returns false if the connection
+// is closed.
+func (c *conn) enter() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return nil, nil, errClosed
+	if !c.closed {
+		c.running.Add(1)
 	}
-	c.running.Add(1)
-	ctx, cancel := context.WithCancel(ctx)
-	unhook := context.AfterFunc(c.base, cancel)
-	return ctx, func() {
-		unhook()
-		cancel()
-		c.running.Done()
-	}, nil
+	return !c.closed
+}
+
+func (c *conn) leave() { c.running.Done() }
+
+// flight returns the context of one flight, and a connection for it. The
+// caller has entered.
+func (c *conn) flight() (context.Context, context.CancelFunc, *pgxpool.Conn, error) {
+	ctx, cancel := context.WithTimeout(c.base, c.flightTime())
+	pc, err := c.acquire(ctx)
+	return ctx, cancel, pc, err
 }
 
 // Close ends the connection; operations under way get a moment to finish.
@@ -158,28 +162,40 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// adopted returns the adopted tables among the spaces.
-func (c *conn) adopted() []*kv {
+// layouts returns one space per adopted table, and whether there is a space of
+// Prism's own layout.
+func (c *conn) layouts() (adopted []*kv, own bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var all []*kv
 	seen := map[layout]bool{}
 	for k, s := range c.spaces {
-		if k.layout.adopted() && !seen[k.layout] {
+		if !k.layout.adopted() {
+			own = true
+		} else if !seen[k.layout] {
 			seen[k.layout] = true
-			all = append(all, s)
+			adopted = append(adopted, s)
 		}
 	}
-	return all
+	return adopted, own
 }
 
 // Ping asks whether the server answers and is what the configuration claims.
 func (c *conn) Ping(ctx context.Context) error {
-	ctx, leave, err := c.enter(ctx)
-	if err != nil {
-		return err
+	err := c.ping(ctx)
+	if err != nil && ctx.Err() != nil {
+		return contextError(ctx)
 	}
-	defer leave()
+	return err
+}
+
+func (c *conn) ping(ctx context.Context) error {
+	if !c.enter() {
+		return errClosed
+	}
+	defer c.leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.base, cancel)()
 	pc, err := c.acquire(ctx)
 	if err != nil {
 		return err
@@ -188,22 +204,16 @@ func (c *conn) Ping(ctx context.Context) error {
 	if err := c.checkSettings(ctx, pc.Conn()); err != nil {
 		return err
 	}
-	adopted := c.adopted()
+	adopted, own := c.layouts()
 	for _, s := range adopted {
 		if _, err := s.describe(ctx, pc.Conn()); err != nil {
 			return err
 		}
 	}
-	if len(adopted) == 0 || len(adopted) < c.countSpaces() {
-		return c.ensureSchema(ctx, pc.Conn())
+	if !own {
+		return nil
 	}
-	return nil
-}
-
-func (c *conn) countSpaces() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.spaces)
+	return c.ensureSchema(ctx, pc.Conn())
 }
 
 // acquire takes a connection from the pool, a new one if need be.

@@ -25,11 +25,12 @@ func quiet(c net.Conn) bool {
 		return false
 	}
 	idle := false
-	err = raw.Read(func(fd uintptr) bool {
+	// Not raw.Read: pgx may have left a reader behind that waits for the next
+	// answer, and it would make us wait for it.
+	err = raw.Control(func(fd uintptr) {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		idle = errors.Is(err, syscall.EAGAIN)
-		return true
 	})
 	return err == nil && idle
 }

@@ -31,13 +31,14 @@ type slot struct {
 
 // flyReads is one flight of the read lane.
 func (s *kv) flyReads(take func() []*order[*readJob]) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.c.flightTime())
-	defer cancel()
-	ctx, leave, err := s.c.enter(ctx)
+	err := error(errClosed)
+	var ctx context.Context
 	var pc *pgxpool.Conn
-	if err == nil {
-		defer leave()
-		pc, err = s.c.acquire(ctx)
+	if s.c.enter() {
+		defer s.c.leave()
+		var cancel context.CancelFunc
+		ctx, cancel, pc, err = s.c.flight()
+		defer cancel()
 	}
 	orders := take()
 	defer func() {

@@ -44,13 +44,12 @@ func (s *kv) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, error
 }
 
 func (s *kv) scan(caller context.Context, r driver.ScanRequest, prefix, after string) (driver.Page, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(caller), s.c.flightTime())
-	defer cancel()
-	ctx, leave, err := s.c.enter(ctx)
-	if err != nil {
-		return driver.Page{}, err
+	if !s.c.enter() {
+		return driver.Page{}, errClosed
 	}
-	defer leave()
+	defer s.c.leave()
+	ctx, cancel := context.WithTimeout(s.c.base, s.c.flightTime())
+	defer cancel()
 	waiting, unhook := context.WithCancel(ctx)
 	defer unhook()
 	defer context.AfterFunc(caller, unhook)()

@@ -30,7 +30,7 @@ func ddl(schema string) []string {
 			`value bytea NOT NULL, version bigint NOT NULL, expires_at timestamptz, PRIMARY KEY (namespace, pattern, key))`,
 		`CREATE INDEX IF NOT EXISTS prism_kv_expires_at ON ` + s + `.prism_kv (expires_at) WHERE expires_at IS NOT NULL`,
 		`CREATE TABLE IF NOT EXISTS ` + s + `.prism_once (namespace text COLLATE "C" NOT NULL, pattern text COLLATE "C" NOT NULL, token bytea NOT NULL, ` +
-			`digest bytea NOT NULL, kept_until timestamptz NOT NULL, version text, number bigint, expires_at timestamptz, PRIMARY KEY (namespace, pattern, token))`,
+			`digest bytea NOT NULL, kept_until timestamptz NOT NULL, settled boolean NOT NULL, version text, number bigint, expires_at timestamptz, PRIMARY KEY (namespace, pattern, token))`,
 		`CREATE INDEX IF NOT EXISTS prism_once_kept_until ON ` + s + `.prism_once (kept_until)`,
 		`INSERT INTO ` + s + `.prism_schema (version) VALUES (` + strconv.Itoa(schemaVersion) + `) ON CONFLICT DO NOTHING`,
 	}

@@ -131,40 +131,53 @@ const (
 // (version text, number int8, expires_at timestamptz) if the operation took
 // effect, and no row if a condition failed.
 type statements struct {
-	get     *statement // @keys: (key, value, version, expires_at)
-	puts    *statement // @keys @values @ttls, sorted: (key, version)
-	deletes *statement // @keys: nothing
-	look    *statement // @key: (version, a short value or NULL)
-	scan    [2][2]*statement
+	get     *statement       // @keys: (key, value, version, expires_at)
+	puts    *statement       // @keys @values @ttls, sorted: (key, version)
+	deletes *statement       // @keys: nothing
+	look    *statement       // @key: (version, a short value or NULL)
+	scan    [2][2]*statement // [keys only][bounded above] @lower @upper @limit @bytes: as get
 	single  [acts]*statement
-	once    [acts]*statement // the same, recorded under @token
-	recall  *statement       // @token: (digest, live, version, number, expires_at)
-	forget  *statement       // @token, if its record has expired: nothing
+	claim   *statement       // @token @digest @keep: nothing
+	once    [acts]*statement // as single, under a claim, which it settles
+	drop    *statement       // @token, if its claim is not settled: nothing
+	recall  *statement       // @token: (digest, version, number, expires_at)
 }
 
-// onceTemplate records what the statement e answers. That the token is taken
-// is a unique violation, which takes back what e did.
-const onceTemplate = `WITH e AS (%s) INSERT INTO {once} (namespace, pattern, token, digest, kept_until, version, number, expires_at)
-SELECT @namespace, @pattern, @token, @digest, clock_timestamp() + @keep * interval '1 microsecond', e.version, e.number, e.expires_at FROM %s
-RETURNING version, number, expires_at`
+// An operation that happens at most once is three statements in one
+// transaction. claim takes the token, or waits for the one that has it and
+// then does nothing; the operation itself happens only if this transaction
+// holds a claim, and settles it with its result; a claim that nothing settled
+// is dropped. Nobody else ever sees an unsettled claim.
+const (
+	tokenRow = `o.namespace = @namespace AND o.pattern = @pattern AND o.token = @token`
 
-const recallTemplate = `SELECT digest, (kept_until > statement_timestamp())::int::int8, version, number, expires_at FROM {once}
-WHERE namespace = @namespace AND pattern = @pattern AND token = @token`
+	claimTemplate = `INSERT INTO {once} AS o (namespace, pattern, token, digest, kept_until, settled)
+VALUES (@namespace, @pattern, @token, @digest, clock_timestamp() + @keep * interval '1 microsecond', false)
+ON CONFLICT (namespace, pattern, token) DO UPDATE SET digest = EXCLUDED.digest, kept_until = EXCLUDED.kept_until, settled = false
+WHERE o.kept_until <= clock_timestamp()`
 
-const forgetTemplate = `DELETE FROM {once} WHERE namespace = @namespace AND pattern = @pattern AND token = @token AND kept_until <= clock_timestamp()`
+	claimed = `EXISTS (SELECT FROM {once} o WHERE ` + tokenRow + ` AND NOT o.settled)`
+
+	settleTemplate = `WITH %s AS (%s) UPDATE {once} o SET settled = true, version = e.version, number = e.number, expires_at = e.expires_at
+FROM %s WHERE ` + tokenRow + ` AND NOT o.settled RETURNING o.version, o.number, o.expires_at`
+
+	dropTemplate = `DELETE FROM {once} o WHERE ` + tokenRow + ` AND NOT o.settled`
+
+	recallTemplate = `SELECT o.digest, o.version, o.number, o.expires_at FROM {once} o WHERE ` + tokenRow + ` AND o.kept_until > statement_timestamp()`
+)
 
 // templates are the texts that a layout's statements are made from.
 type templates struct {
-	get, puts, deletes, look string
-	scan                     [2][2]string // [keys only][bounded above]
-	single                   [acts]string
+	get, puts, look string
+	scan            [2][2]string // [keys only][bounded above]
+	single          [acts]string // {if} is a further condition
 }
 
 func (t *templates) compile(words ...string) *statements {
 	w := strings.NewReplacer(words...)
 	s := &statements{
-		get: compile(t.get, w), puts: compile(t.puts, w), deletes: compile(t.deletes, w), look: compile(t.look, w),
-		recall: compile(recallTemplate, w), forget: compile(forgetTemplate, w),
+		get: compile(t.get, w), puts: compile(t.puts, w), look: compile(t.look, w),
+		claim: compile(claimTemplate, w), drop: compile(dropTemplate, w), recall: compile(recallTemplate, w),
 	}
 	for i := range t.scan {
 		for j := range t.scan[i] {
@@ -175,14 +188,12 @@ func (t *templates) compile(words ...string) *statements {
 		if t.single[a] == "" {
 			continue // the layout has no such operation
 		}
-		s.single[a] = compile(t.single[a], w)
-		from := "e"
+		s.single[a] = compile(strings.ReplaceAll(t.single[a], "{if}", "true"), w)
+		name, from := "e", "e"
 		if a == actDelete { // an absent key is no failure: there may be no row
-			from = "(SELECT NULL::text AS version, NULL::int8 AS number, NULL::timestamptz AS expires_at) e"
-			s.once[a] = compile(strings.Replace(fmt.Sprintf(onceTemplate, t.single[a], from), "WITH e AS", "WITH gone AS", 1), w)
-			continue
+			name, from = "gone", "(SELECT NULL::text AS version, NULL::int8 AS number, NULL::timestamptz AS expires_at) e"
 		}
-		s.once[a] = compile(fmt.Sprintf(onceTemplate, t.single[a], from), w)
+		s.once[a] = compile(fmt.Sprintf(settleTemplate, name, strings.ReplaceAll(t.single[a], "{if}", claimed), from), w)
 	}
 	return s
 }

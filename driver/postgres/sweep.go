@@ -17,12 +17,11 @@ const (
 
 // startSweeping removes expired rows in the background until Close.
 func (c *conn) startSweeping() {
-	ctx, leave, err := c.enter(context.Background())
-	if err != nil {
+	if !c.enter() {
 		return
 	}
 	go func() {
-		defer leave()
+		defer c.leave()
 		timer := time.NewTimer(c.nextSweep())
 		defer timer.Stop()
 		for {
@@ -31,7 +30,7 @@ func (c *conn) startSweeping() {
 				return
 			case <-timer.C:
 			}
-			if err := c.sweep(ctx); err != nil {
+			if err := c.sweep(); err != nil {
 				c.cfg.Logger().Warn("expired rows could not be removed", slog.String("backend", c.name), slog.Any("error", err))
 			}
 			timer.Reset(c.nextSweep())
@@ -48,10 +47,9 @@ func (c *conn) nextSweep() time.Duration {
 
 // sweep removes what has expired, a small delete at a time. Rows that somebody
 // is writing are left for the next time.
-func (c *conn) sweep(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.flightTime())
+func (c *conn) sweep() error {
+	ctx, cancel, pc, err := c.flight()
 	defer cancel()
-	pc, err := c.acquire(ctx)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,32 +31,42 @@ type transaction struct {
 var binaryFormat = []int16{1} // of every parameter and every column
 
 // fly sends the transactions in one round trip and sets the outcome of each.
+// Statements that the connection does not know yet are prepared on the way.
+// When the context ends the connection is given up.
 func fly(ctx context.Context, pc *pgx.Conn, txs []*transaction) {
-	ready := make([]*transaction, 0, len(txs))
-	described := make(map[*statement]*pgconn.StatementDescription, 4)
+	// pgx would start a goroutine to watch the context.
+	unhook := context.AfterFunc(ctx, func() { _ = pc.PgConn().Conn().SetDeadline(time.Unix(1, 0)) })
+	exchange(pc, txs)
+	if !unhook() {
+		_ = pc.Close(ctx) // its deadline is of no use to the next one
+	}
+}
+
+func exchange(pc *pgx.Conn, txs []*transaction) {
+	known := prepared(pc)
+	pipe := pc.PgConn().StartPipeline(context.Background())
+	unknown := sendParses(pipe, known, txs)
 	for _, tx := range txs {
-		if tx.err = prepare(ctx, pc, tx, described); tx.err == nil {
-			ready = append(ready, tx)
-		}
-	}
-	if len(ready) == 0 {
-		return
-	}
-	pipe := pc.PgConn().StartPipeline(ctx)
-	for _, tx := range ready {
-		tx.send(pipe, described)
+		tx.send(pipe, known)
 	}
 	if err := pipe.Flush(); err != nil {
-		abandon(ready, err)
+		abandon(txs, err)
 		return
 	}
-	for i, tx := range ready {
-		if lost := tx.receive(pipe); lost != nil {
-			abandon(ready[i:], lost)
-			break
+	defer func() { _ = pipe.Close() }() // what it says, the transactions have said already
+	refused, lost := receiveParses(pipe, known, unknown)
+	for i, tx := range txs {
+		if lost == nil {
+			lost = tx.receive(pipe)
+		}
+		if lost != nil {
+			abandon(txs[i:], lost)
+			return
+		}
+		if refused != nil && hasCode(tx.err, "26000") { // unknown statement: this is why
+			tx.err = refused
 		}
 	}
-	_ = pipe.Close() // what it says, a transaction has said already
 }
 
 func abandon(txs []*transaction, err error) {
@@ -65,32 +76,74 @@ func abandon(txs []*transaction, err error) {
 	}
 }
 
-// prepare makes sure that the connection knows the statements.
-func prepare(ctx context.Context, pc *pgx.Conn, tx *transaction, described map[*statement]*pgconn.StatementDescription) error {
-	for _, q := range tx.queries {
-		if described[q.stmt] != nil {
-			continue
-		}
-		d, err := pc.Prepare(ctx, q.stmt.name, q.stmt.sql)
-		if err != nil {
-			return err
-		}
-		described[q.stmt] = d
+// preparedKey is where a connection keeps what it has prepared.
+const preparedKey = "prism"
+
+type descriptions map[string]*pgconn.StatementDescription // by name
+
+func prepared(pc *pgx.Conn) descriptions {
+	data := pc.PgConn().CustomData()
+	known, ok := data[preparedKey].(descriptions)
+	if !ok {
+		known = descriptions{}
+		data[preparedKey] = known
 	}
-	return nil
+	return known
 }
 
-func (tx *transaction) send(pipe *pgconn.Pipeline, described map[*statement]*pgconn.StatementDescription) {
+// sendParses prepares what is not known, up to a sync of its own.
+func sendParses(pipe *pgconn.Pipeline, known descriptions, txs []*transaction) []*statement {
+	var unknown []*statement
+	for _, tx := range txs {
+		for _, q := range tx.queries {
+			if known[q.stmt.name] == nil && !slices.Contains(unknown, q.stmt) {
+				unknown = append(unknown, q.stmt)
+				pipe.SendPrepare(q.stmt.name, q.stmt.sql, nil)
+			}
+		}
+	}
+	if len(unknown) > 0 {
+		pipe.SendPipelineSync()
+	}
+	return unknown
+}
+
+func receiveParses(pipe *pgconn.Pipeline, known descriptions, unknown []*statement) (refused, gone error) {
+	if len(unknown) == 0 {
+		return nil, nil
+	}
+	for next := 0; ; next++ {
+		got, err := pipe.GetResults()
+		if err != nil && lost(err) {
+			return nil, err
+		}
+		if err != nil {
+			refused = err
+			continue // the server skips to the sync
+		}
+		switch r := got.(type) {
+		case *pgconn.PipelineSync:
+			return refused, nil
+		case *pgconn.StatementDescription:
+			r.Name = unknown[next].name
+			known[r.Name] = r
+		default:
+			return nil, fmt.Errorf("an answer of type %T was not asked for", got)
+		}
+	}
+}
+
+func (tx *transaction) send(pipe *pgconn.Pipeline, known descriptions) {
 	for _, q := range tx.queries {
 		args := q.stmt.bind(q.args)
-		if len(tx.queries) == 1 {
-			pipe.SendQueryStatement(described[q.stmt], args, binaryFormat, binaryFormat)
+		if d := known[q.stmt.name]; d != nil && len(tx.queries) == 1 {
+			pipe.SendQueryStatement(d, args, binaryFormat, binaryFormat)
 			continue
 		}
-		// After an error in the middle of a transaction pgx 5.12 would take
-		// the descriptions of the skipped statements for those of later ones;
-		// this call asks the server for each instead.
-		pipe.SendQueryPrepared(described[q.stmt].Name, args, binaryFormat, binaryFormat)
+		// This one makes the server describe the answer. After an error in
+		// the middle of a transaction pgx 5.12 would take the descriptions of
+		// the skipped statements for those of later ones.
+		pipe.SendQueryPrepared(q.stmt.name, args, binaryFormat, binaryFormat)
 	}
 	pipe.SendPipelineSync()
 	tx.sent = true
@@ -137,6 +190,12 @@ func (tx *transaction) read(r *pgconn.ResultReader, q query) error {
 		tx.err = err
 	}
 	return nil
+}
+
+// hasCode reports whether the server answered this SQLSTATE.
+func hasCode(err error, code string) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == code
 }
 
 // lost reports whether an error ended the connection, so that what it was told

@@ -8,7 +8,6 @@ import (
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/prismgw/prism/driver"
@@ -32,7 +31,6 @@ type unit struct {
 
 	alone bool // in a transaction of its own from now on
 	ask   bool // the next step is to ask why nothing happened
-	purge bool // the record of its token has expired and is in the way
 	tries int
 
 	got    bool // whether the statement of this step gave a row
@@ -50,7 +48,6 @@ type seen struct {
 // record is what is kept under the token of an operation.
 type record struct {
 	digest []byte
-	live   bool
 	result driver.Result
 }
 
@@ -119,13 +116,14 @@ func (s *kv) check(op *driver.Op) error {
 
 // flyWrites is one flight of the write lane.
 func (s *kv) flyWrites(take func() []*order[*writeJob]) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.c.flightTime())
-	defer cancel()
-	ctx, leave, err := s.c.enter(ctx)
+	err := error(errClosed)
+	var ctx context.Context
 	var pc *pgxpool.Conn
-	if err == nil {
-		defer leave()
-		pc, err = s.c.acquire(ctx)
+	if s.c.enter() {
+		defer s.c.leave()
+		var cancel context.CancelFunc
+		ctx, cancel, pc, err = s.c.flight()
+		defer cancel()
 	}
 	orders := take()
 	defer func() {
@@ -142,7 +140,7 @@ func (s *kv) flyWrites(take func() []*order[*writeJob]) {
 		}
 	}
 	if err == nil {
-		err = s.write(ctx, pc, units)
+		err = s.write(ctx, pc, slices.Clone(units))
 	}
 	for _, u := range units {
 		if !u.done {
@@ -225,27 +223,22 @@ type plan struct {
 // written in the order of their keys, so that transactions of any number of
 // proxies never wait for each other in a circle.
 func (s *kv) plan(st *statements, units []*unit) []plan {
-	var puts, deletes, singles, asks []*unit
+	var puts, singles, asks []*unit
 	var alone []plan
 	for _, u := range units {
 		u.got, u.seen, u.record = false, seen{}, nil
 		switch {
 		case u.ask:
 			asks = append(asks, u)
-		case u.alone || u.op.Once != nil:
+		case u.alone:
 			alone = append(alone, plan{&transaction{queries: s.steps(st, u)}, []*unit{u}})
-		case u.act == actPut:
+		case u.act == actPut && u.op.Once == nil:
 			puts = append(puts, u)
-		case u.act == actDelete:
-			deletes = append(deletes, u)
 		default:
 			singles = append(singles, u)
 		}
 	}
 	plans := s.planPuts(st, puts)
-	if len(deletes) > 0 {
-		plans = append(plans, plan{&transaction{queries: []query{s.deleteMany(st, deletes)}}, deletes})
-	}
 	for _, group := range [][]*unit{singles, asks} {
 		if len(group) == 0 {
 			continue
@@ -310,18 +303,6 @@ func (s *kv) putMany(st *statements, units []*unit) query {
 	return query{st.puts, args, row}
 }
 
-func (s *kv) deleteMany(st *statements, units []*unit) query {
-	keys := make([]string, len(units))
-	for i, u := range units {
-		keys[i] = u.op.Key
-		u.got = true // an absent key is as good as deleted
-	}
-	slices.Sort(keys)
-	args := s.scope()
-	args[pKeys] = textArray(slices.Compact(keys))
-	return query{st.deletes, args, nil}
-}
-
 // steps returns the queries of one unit's next step.
 func (s *kv) steps(st *statements, u *unit) []query {
 	args := s.scope()
@@ -341,10 +322,7 @@ func (s *kv) steps(st *statements, u *unit) []query {
 		return []query{done}
 	}
 	done.stmt = st.once[u.act]
-	if u.purge {
-		return []query{{st.forget, args, nil}, done}
-	}
-	return []query{done}
+	return []query{{st.claim, args, nil}, done, {st.drop, args, nil}}
 }
 
 // sequenceNumber reads a version of the own layout; what is none matches no
@@ -393,12 +371,9 @@ func (u *unit) questions(st *statements, args *values) []query {
 		return []query{look}
 	}
 	recall := query{st.recall, args, func(columns [][]byte) error {
-		live, err := readInt8(columns[1])
-		if err != nil {
-			return err
-		}
-		u.record = &record{digest: append([]byte(nil), columns[0]...), live: live == 1}
-		u.record.result, err = u.answer(columns[2], columns[3], columns[4])
+		u.record = &record{digest: append([]byte(nil), columns[0]...)}
+		var err error
+		u.record.result, err = u.answer(columns[1], columns[2], columns[3])
 		u.record.result.Repeated = true
 		return err
 	}}
@@ -428,9 +403,6 @@ func (s *kv) settle(p plan, mayRetry bool) (outdated bool) {
 			u.alone = true
 		}
 		return false
-	case tokenTaken(err) && first.retry():
-		first.ask = true
-		return false
 	}
 	failed := s.c.failure(err, p.tx.sent)
 	for _, u := range p.units {
@@ -452,7 +424,7 @@ func (s *kv) advance(u *unit) {
 		s.conclude(u)
 	case u.got:
 		u.finish(nil)
-	case u.act == actPut || u.act == actDelete:
+	case u.op.Once == nil && (u.act == actPut || u.act == actDelete):
 		u.finish(errs.New(errs.Unsupported, "the table takes no such row; one of its triggers or rules keeps it out"))
 	default:
 		u.ask = true
@@ -463,7 +435,7 @@ func (s *kv) advance(u *unit) {
 // what kept it from happening is gone.
 func (s *kv) conclude(u *unit) {
 	u.ask = false
-	if r := u.record; r != nil && r.live {
+	if r := u.record; r != nil {
 		if string(r.digest) != string(u.op.Once.Digest[:]) {
 			u.finish(errs.IdempotencyMismatch)
 			return
@@ -472,12 +444,9 @@ func (s *kv) conclude(u *unit) {
 		u.finish(nil)
 		return
 	}
-	u.purge = u.record != nil
-	if !u.purge {
-		if err := u.why(); err != nil {
-			u.finish(err)
-			return
-		}
+	if err := u.why(); err != nil {
+		u.finish(err)
+		return
 	}
 	if !u.retry() {
 		u.finish(errs.New(errs.BackendUnavailable, "other writers of this key came first too often; nothing was changed"))
@@ -527,11 +496,4 @@ func addError(value []byte, delta int64) error {
 		return errs.OutOfRange
 	}
 	return nil
-}
-
-// tokenTaken reports whether an operation was taken back because its token is
-// recorded already.
-func tokenTaken(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "23505" && pg.TableName == "prism_once"
 }

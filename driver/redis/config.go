@@ -7,7 +7,7 @@ import (
 	"math/bits"
 	"net"
 	"net/url"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,13 +27,19 @@ const (
 
 // options are the driver's options in a Backend document.
 type options struct {
-	// Connections that callers share, per server: 1, 2, 4 … 256.
+	// Connections that callers share, per server: 1, 2, 4 … 256. One carries
+	// the longest batches and is the fastest on few CPUs; more of them keep a
+	// big value from holding up everything else.
 	Connections int `json:"connections"`
 	// ConnectTimeout bounds dialing, TLS and login together.
 	ConnectTimeout driver.Duration `json:"connect_timeout"`
 	// AnswerTimeout is how long a connection may stay silent while it is
 	// asked before it is given up.
 	AnswerTimeout driver.Duration `json:"answer_timeout"`
+	// FlushDelay is how long a connection with several callers may gather
+	// their commands into one packet: more throughput with many callers, more
+	// latency with few. At most 1ms.
+	FlushDelay driver.Duration `json:"flush_delay"`
 	// MaxValue is the largest value in bytes, up to 512 MiB.
 	MaxValue int `json:"max_value"`
 	// SentinelCredentials logs in to the Sentinels too, as to the servers.
@@ -62,6 +68,7 @@ type settings struct {
 	multiplex  int // connections are 2 to this power
 	connect    time.Duration
 	answer     time.Duration
+	flush      time.Duration
 	maxValue   int
 	askSecrets bool // Sentinels want credentials
 	asserts    asserts
@@ -170,7 +177,7 @@ func (s *settings) parseTLS(c *tls.Config) []errs.Field {
 
 func (s *settings) parseOptions(raw json.RawMessage) (bad []errs.Field) {
 	o := options{
-		Connections: 2, ConnectTimeout: driver.Duration(5 * time.Second),
+		Connections: 1, ConnectTimeout: driver.Duration(5 * time.Second),
 		AnswerTimeout: driver.Duration(10 * time.Second), MaxValue: defaultMaxValue,
 	}
 	if err := driver.DecodeStrict(raw, &o); err != nil {
@@ -184,6 +191,7 @@ func (s *settings) parseOptions(raw json.RawMessage) (bad []errs.Field) {
 		{o.Connections < 1 || o.Connections > 256 || bits.OnesCount(uint(max(o.Connections, 0))) != 1, "options.connections", "must be 1, 2, 4, 8, 16, 32, 64, 128 or 256"},
 		{time.Duration(o.ConnectTimeout) < 10*time.Millisecond, "options.connect_timeout", "must be 10ms or more"},
 		{time.Duration(o.AnswerTimeout) < 100*time.Millisecond, "options.answer_timeout", "must be 100ms or more"},
+		{o.FlushDelay < 0 || time.Duration(o.FlushDelay) > time.Millisecond, "options.flush_delay", "must be 0s to 1ms"},
 		{o.MaxValue < 1 || o.MaxValue > limitMaxValue, "options.max_value", fmt.Sprintf("must be 1 to %d bytes", limitMaxValue)},
 		{o.SentinelCredentials && s.mode != sentinel, "options.sentinel_credentials", "needs a url with +sentinel"},
 	} {
@@ -193,6 +201,7 @@ func (s *settings) parseOptions(raw json.RawMessage) (bad []errs.Field) {
 	}
 	s.multiplex = bits.TrailingZeros(uint(max(o.Connections, 1)))
 	s.connect, s.answer = time.Duration(o.ConnectTimeout), time.Duration(o.AnswerTimeout)
+	s.flush = time.Duration(o.FlushDelay)
 	s.maxValue, s.askSecrets = o.MaxValue, o.SentinelCredentials
 	return bad
 }
@@ -221,8 +230,7 @@ func (s *settings) parseAsserts(raw json.RawMessage) (bad []errs.Field) {
 // container names the database, so that two documents for one database are
 // seen to overlap if they name it in the same words.
 func (s *settings) container() string {
-	hosts := append([]string(nil), s.addrs...)
-	sort.Strings(hosts)
+	hosts := slices.Sorted(slices.Values(s.addrs))
 	return strings.Join(hosts, ",") + "/" + s.master + "/" + strconv.Itoa(s.db)
 }
 

@@ -49,8 +49,8 @@ func TestConfigurationMistakes(t *testing.T) {
 		{driver.Config{URL: "redis://localhost", Options: json.RawMessage(`{"connections": 3}`)}, "options.connections"},
 		{driver.Config{URL: "redis://localhost", Options: json.RawMessage(`{"connections": -2}`)}, "options.connections"},
 		{
-			driver.Config{URL: "redis://localhost", Options: json.RawMessage(`{"connect_timeout": "1ms", "answer_timeout": "1ms", "max_value": 536870913, "sentinel_credentials": true}`)},
-			"options.connect_timeout options.answer_timeout options.max_value options.sentinel_credentials",
+			driver.Config{URL: "redis://localhost", Options: json.RawMessage(`{"connect_timeout": "1ms", "answer_timeout": "1ms", "flush_delay": "2ms", "max_value": 536870913, "sentinel_credentials": true}`)},
+			"options.connect_timeout options.answer_timeout options.flush_delay options.max_value options.sentinel_credentials",
 		},
 		{driver.Config{URL: "redis://localhost", Asserts: json.RawMessage(`{"appendfsync": "sometimes", "appendonly": "maybe"}`)}, "asserts.appendonly asserts.appendfsync"},
 		{driver.Config{URL: "redis://localhost", Asserts: json.RawMessage(`{"appendfsync": "always"}`)}, "asserts.appendonly"},

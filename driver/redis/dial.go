@@ -118,16 +118,32 @@ func (d *dialer) remove(n *netConn) {
 	delete(d.open, n)
 }
 
-// close ends every connection and lets none be made any more.
-func (d *dialer) close() {
+// refuse lets no connections be made any more.
+func (d *dialer) refuse() {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.closed = true
+}
+
+// close ends the connections that the library has not closed by itself in good
+// time: one that waits for a server does not.
+func (d *dialer) close(patience time.Duration) {
+	for end := time.Now().Add(patience); d.count() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	d.mu.Lock()
 	all := d.open
 	d.open = map[*netConn]struct{}{}
 	d.mu.Unlock()
 	for n := range all {
 		_ = n.Conn.Close()
 	}
+}
+
+func (d *dialer) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.open)
 }
 
 // login is rueidis.ClientOption.AuthCredentialsFn; the library gives it no

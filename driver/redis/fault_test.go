@@ -48,7 +48,7 @@ func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 			for ctx.Err() == nil {
 				tried[i]++
 				r := apply(t.Context(), kv, driver.Op{Kind: driver.Add, Key: string(rune('a' + i)), Delta: 1})
-				switch errs.ReasonOf(r.Err) { //nolint:exhaustive // the others are failures
+				switch errs.ReasonOf(r.Err) {
 				case errs.Unknown:
 					acked[i]++
 					total.Add(1)
@@ -61,12 +61,11 @@ func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 			}
 		})
 	}
-	for round := range 3 {
+	for range 3 {
 		before := total.Load()
 		await(t, "progress", func() bool { return total.Load() > before+200 })
 		s.Kill()
 		s.Start()
-		_ = round
 	}
 	before := total.Load()
 	await(t, "progress after the last restart", func() bool { return total.Load() > before+50 })
@@ -85,6 +84,10 @@ func TestPausedServer(t *testing.T) {
 	s, kv, _ := start(t)
 	put(t, kv, "k", "v")
 	s.Pause()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	_, err := kv.Get(ctx, "k")
+	wants(t, "cancelled", err, errs.Cancelled)
 	// More callers than a connection's queue holds, so that some wait for room.
 	var all sync.WaitGroup
 	slow := make(chan time.Duration, 6000)
@@ -112,10 +115,6 @@ func TestPausedServer(t *testing.T) {
 			t.Fatalf("a call with a deadline of 300ms took %v", took)
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
-	_, err := kv.Get(ctx, "k")
-	wants(t, "cancelled", err, errs.Cancelled)
 	s.Resume()
 	await(t, "an answer after the pause", func() bool {
 		_, err := kv.Get(t.Context(), "k")
@@ -234,7 +233,7 @@ func TestServerThatTakesNoWrites(t *testing.T) {
 		wants(t, "memory is full", apply(ctx, kv, op).Err, errs.ReadOnly)
 	}
 	must(t, other.ConfigSet(ctx, "maxmemory", "0").Err())
-	must(t, other.SlaveOf(ctx, "127.0.0.1", "1").Err())
+	must(t, other.ReplicaOf(ctx, "127.0.0.1", "1").Err())
 	wants(t, "put on a replica", apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k"}).Err, errs.ReadOnly)
 	wants(t, "delete on a replica", apply(ctx, kv, driver.Op{Kind: driver.Delete, Key: "k"}).Err, errs.ReadOnly)
 	wants(t, "ping of a replica", conn.Ping(ctx), errs.ReadOnly)

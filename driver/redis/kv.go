@@ -20,6 +20,7 @@ import (
 type kv struct {
 	link       *link
 	layout     layout
+	clustered  bool
 	max        int // bytes of a value
 	guarantees driver.Guarantees
 }
@@ -133,13 +134,18 @@ func (k *kv) applyOne(ctx context.Context, c rueidis.Client, op *driver.Op) driv
 	if err != nil {
 		return driver.Result{Err: err}
 	}
+	if k.clustered && call.record != "" {
+		return k.claimed(ctx, c, &call)
+	}
 	return k.finish(ctx, c, &call, k.link.one(ctx, c, call.command(c)))
 }
 
-// applyMany sends all operations in one round trip; those that need another
-// one get it afterwards.
+// applyMany sends all operations in one round trip; those that need more get
+// it afterwards.
 func (k *kv) applyMany(ctx context.Context, c rueidis.Client, ops []driver.Op, results []driver.Result) {
 	calls := make([]call, len(ops))
+	together := make([]int, 0, len(ops)) // indexes of the operations of the round trip
+	var claims []int                     // indexes of those that are carried out alone
 	cmds := make([]rueidis.Completed, 0, len(ops))
 	for i := range ops {
 		var err error
@@ -147,18 +153,21 @@ func (k *kv) applyMany(ctx context.Context, c rueidis.Client, ops []driver.Op, r
 			results[i] = driver.Result{Err: err}
 			continue
 		}
-		cmds = append(cmds, calls[i].command(c))
-	}
-	if len(cmds) == 0 {
-		return
-	}
-	answers := k.link.many(ctx, c, cmds)
-	for i := range calls {
-		if calls[i].op == nil {
+		if k.clustered && calls[i].record != "" {
+			claims = append(claims, i)
 			continue
 		}
-		results[i] = k.finish(ctx, c, &calls[i], answers[0])
-		answers = answers[1:]
+		together = append(together, i)
+		cmds = append(cmds, calls[i].command(c))
+	}
+	if len(cmds) > 0 {
+		for n, answer := range k.link.many(ctx, c, cmds) {
+			i := together[n]
+			results[i] = k.finish(ctx, c, &calls[i], answer)
+		}
+	}
+	for _, i := range claims {
+		results[i] = k.claimed(ctx, c, &calls[i])
 	}
 }
 

@@ -15,8 +15,11 @@ import (
 
 const (
 	bufferSize = 128 << 10 // of each connection, in each direction
-	ringScale  = 10        // 2^10 commands may be under way on a connection
-	maxWaiting = 4096      // calls that wait for a backend in trouble
+	ringScale  = 10        // 2^10 calls may be under way on a connection, more wait for room
+	maxDirect  = 768       // calls in their callers' goroutines: all have room at once
+	maxWaiting = 4096      // calls in goroutines of their own
+
+	closeWithin = 100 * time.Millisecond // connections get to close in order
 
 	topologyEvery = 5 * time.Second // Sentinels are asked who is master
 )
@@ -27,9 +30,10 @@ var errCrowded = &setupError{cause: errors.New("the backend does not answer, and
 // by itself once it exists, made when it is first needed.
 //
 // While all is well, a call runs in its caller's goroutine. The library may
-// hold such a call longer than its context (it waits for another caller's
-// dialing, or for room in its queue), so after any sign of trouble calls run
-// in goroutines of their own, which callers can leave, until one succeeds.
+// hold such a call longer than its context: while another caller dials, or
+// while its queue has no room. So after any sign of trouble, and when very many
+// calls are under way, they run in goroutines of their own, which callers can
+// leave.
 type link struct {
 	option rueidis.ClientOption
 	dialer *dialer
@@ -38,6 +42,7 @@ type link struct {
 
 	troubles atomic.Uint64 // signs of trouble so far
 	settled  atomic.Uint64 // of these, those before the start of a call that succeeded
+	direct   atomic.Int64  // calls in their callers' goroutines
 	waiting  atomic.Int64  // calls in goroutines of their own
 
 	mu      sync.Mutex // guards what follows
@@ -65,7 +70,7 @@ func newLink(s settings, c driver.Config) *link {
 		Dialer: net.Dialer{Timeout: s.connect}, DialCtxFn: l.dialer.dial,
 		ConnWriteTimeout: s.answer, ClientName: "prism",
 		RingScaleEachConn: ringScale, ReadBufferEachConn: bufferSize, WriteBufferEachConn: bufferSize,
-		PipelineMultiplex: s.multiplex, BlockingPipeline: -1, AlwaysPipelining: true,
+		PipelineMultiplex: s.multiplex, BlockingPipeline: -1, MaxFlushDelay: s.flush, AlwaysPipelining: true,
 		DisableCache: true, DisableRetry: true, ForceSingleClient: s.mode == single,
 	}
 	if s.multiplex == 0 {
@@ -89,7 +94,18 @@ func newLink(s settings, c driver.Config) *link {
 
 func (l *link) trouble() { l.troubles.Add(1) }
 
-func (l *link) inTrouble() bool { return l.troubles.Load() != l.settled.Load() }
+// enter reports whether a call may run in its caller's goroutine, and counts it
+// if it does.
+func (l *link) enter() bool {
+	if l.troubles.Load() != l.settled.Load() {
+		return false
+	}
+	if l.direct.Add(1) <= maxDirect {
+		return true
+	}
+	l.direct.Add(-1)
+	return false
+}
 
 // get returns the client, making it if there is none yet.
 func (l *link) get(ctx context.Context) (rueidis.Client, error) {
@@ -154,7 +170,8 @@ func asSetup(err error) error {
 
 // one carries out one command.
 func (l *link) one(ctx context.Context, c rueidis.Client, cmd rueidis.Completed) rueidis.RedisResult {
-	if !l.inTrouble() {
+	if l.enter() {
+		defer l.direct.Add(-1)
 		return c.Do(ctx, cmd)
 	}
 	return l.apart(ctx, 1, func() []rueidis.RedisResult {
@@ -165,7 +182,8 @@ func (l *link) one(ctx context.Context, c rueidis.Client, cmd rueidis.Completed)
 // many carries out commands in one round trip. The result belongs to the
 // caller and has one element for each command.
 func (l *link) many(ctx context.Context, c rueidis.Client, cmds []rueidis.Completed) []rueidis.RedisResult {
-	if !l.inTrouble() {
+	if l.enter() {
+		defer l.direct.Add(-1)
 		return c.DoMulti(ctx, cmds...)
 	}
 	return l.apart(ctx, len(cmds), func() []rueidis.RedisResult { return c.DoMulti(ctx, cmds...) })
@@ -256,14 +274,20 @@ func failed(n int, err error) []rueidis.RedisResult {
 	return results
 }
 
-// close ends the connections and waits for the goroutines of this link.
+// close ends the connections and waits for the goroutines of this link. (Where
+// a url names several nodes of a Cluster, the library may have made a
+// connection twice; a goroutine that closes the second one sleeps for up to
+// five seconds, whatever happens to the client.)
 func (l *link) close() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
-	l.dialer.close()
+	l.dialer.refuse()
+	var all sync.WaitGroup
 	if c := l.client.Swap(nil); c != nil {
-		(*c).Close()
+		all.Go((*c).Close) // it may wait for the server
 	}
+	l.dialer.close(closeWithin)
+	all.Wait()
 	l.workers.Wait()
 }

@@ -75,7 +75,7 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 		return driver.Backend{}, err
 	}
 	return driver.Backend{
-		KV:     &kv{link: c.link, layout: l, max: c.set.maxValue, guarantees: c.set.guarantees()},
+		KV:     &kv{link: c.link, layout: l, clustered: c.set.mode == cluster, max: c.set.maxValue, guarantees: c.set.guarantees()},
 		Extent: driver.Extent{Container: c.set.container(), Prefix: l.prefix, Suffix: l.suffix},
 	}, nil
 }

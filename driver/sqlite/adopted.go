@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"unicode/utf8"
 
+	sqlite3 "modernc.org/sqlite/lib"
+
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
 )
@@ -62,7 +64,7 @@ func (a *adopted) load(l *link, key string, _ want) (record, bool, error) {
 	}
 	cells, err := l.first(&a.loadRow, s.key(key))
 	if err != nil || cells == nil {
-		return record{}, false, err
+		return record{}, false, a.doubt(err)
 	}
 	value, _ := cells[0].([]byte)
 	return newContent(value), true, nil
@@ -96,7 +98,7 @@ func (a *adopted) put(tx *transaction, key string, r record) (string, error) {
 	if err == nil && changed == 0 {
 		_, err = tx.run(&a.insertRow, s.key(key), s.value(r.value))
 	}
-	return contentVersion(r.value), err
+	return contentVersion(r.value), a.doubt(err)
 }
 
 func (a *adopted) expire(*transaction, string, int64) (string, error) {
@@ -112,7 +114,7 @@ func (a *adopted) remove(tx *transaction, key string) error {
 		return err
 	}
 	_, err = tx.run(&a.removeRow, s.key(key))
-	return err
+	return a.doubt(err)
 }
 
 func (a *adopted) scan(l *link, r scanRange, f func(string, record) bool) error {
@@ -127,7 +129,7 @@ func (a *adopted) scan(l *link, r scanRange, f func(string, record) bool) error 
 	if s.keyBytes {
 		kind = "blob"
 	}
-	return l.each(q, func(cells []sqldriver.Value) bool {
+	err = l.each(q, func(cells []sqldriver.Value) bool {
 		key, ok := validKey(cells[0])
 		if !ok {
 			return true
@@ -138,6 +140,7 @@ func (a *adopted) scan(l *link, r scanRange, f func(string, record) bool) error 
 		value, _ := cells[1].([]byte)
 		return f(key, newContent(value))
 	}, s.key(r.from), s.key(r.below), kind)
+	return a.doubt(err)
 }
 
 func validKey(cell sqldriver.Value) (key string, ok bool) {
@@ -159,7 +162,20 @@ func (a *adopted) shapeFor(l *link) (*shape, error) {
 	if err := a.examine(l); err != nil {
 		return nil, err
 	}
-	return a.shape.Load(), nil
+	if s := a.shape.Load(); s != nil {
+		return s, nil
+	}
+	return nil, a.unfit("it is being changed; repeat the call")
+}
+
+// doubt forgets what is known of the columns if err says that it is not true any
+// more.
+func (a *adopted) doubt(err error) error {
+	if code(err) != sqlite3.SQLITE_ERROR {
+		return err
+	}
+	a.shape.Store(nil)
+	return errs.Wrap(err, errs.BackendUnavailable, "adopted table %q: it was changed while it was in use; it is looked at again", a.Table)
 }
 
 var (

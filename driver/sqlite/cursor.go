@@ -50,7 +50,7 @@ func cursorSum(parts ...string) uint32 {
 	var sum uint32
 	var size [4]byte
 	for _, p := range parts {
-		binary.BigEndian.PutUint32(size[:], uint32(len(p))) //nolint:gosec // names and keys are short
+		binary.BigEndian.PutUint32(size[:], uint32(len(p)))
 		sum = crc32.Update(sum, castagnoli, size[:])
 		sum = crc32.Update(sum, castagnoli, []byte(p))
 	}

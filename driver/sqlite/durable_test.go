@@ -172,8 +172,11 @@ func TestSecondOpener(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, fileName), link); err != nil {
 		t.Fatal(err)
 	}
-	for _, url := range []string{"sqlite:" + fileName, "sqlite:" + link} {
-		second := openFile(t, dir, func(c *driver.Config) { c.URL = url })
+	for _, set := range []func(*driver.Config){
+		func(c *driver.Config) { c.URL = "sqlite:" + link },
+		func(c *driver.Config) { c.Options = []byte(`{"synchronous": "normal"}`) },
+	} {
+		second := openFile(t, dir, set)
 		err := second.Ping(t.Context())
 		if errs.ReasonOf(err) != errs.BackendUnavailable || !strings.Contains(err.Error(), "by this process") {
 			t.Errorf("ping: %v", err)
@@ -197,7 +200,7 @@ func TestSecondOpener(t *testing.T) {
 
 func TestSecondProcess(t *testing.T) {
 	if dir := os.Getenv(childDir); dir != "" {
-		fmt.Println("says:", openFile(t, dir, nil).Ping(t.Context()))
+		fmt.Fprintln(os.Stdout, "says:", openFile(t, dir, nil).Ping(t.Context()))
 		return
 	}
 	t.Parallel()
@@ -275,7 +278,7 @@ func writeUntilKilled(t *testing.T, dir string) {
 				key := fmt.Sprintf("%d-%d-%d", os.Getpid(), w, i)
 				version := put(t, kv, key, strings.Repeat("x", 500))
 				out.Lock()
-				fmt.Println("ok", key, version)
+				fmt.Fprintln(os.Stdout, "ok", key, version)
 				out.Unlock()
 			}
 		})
@@ -393,6 +396,26 @@ func TestFileRemovedWhileOpen(t *testing.T) {
 	var n int
 	if err := other(t, dir).QueryRow("SELECT count(*) FROM prism_kv WHERE key = 'new'").Scan(&n); err != nil || n != 1 {
 		t.Fatalf("the acknowledged write is not in the file: %d %v", n, err)
+	}
+}
+
+func TestLockFileRemovedWhileOpen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first := openFile(t, dir, nil)
+	kv := space(t, first, "demo", "").KV
+	put(t, kv, "k", "v")
+	if err := os.Remove(filepath.Join(dir, fileName+".lock")); err != nil {
+		t.Fatal(err)
+	}
+	second := openFile(t, dir, nil)
+	until(t, "another connection has the file", func() bool { return second.Ping(t.Context()) == nil })
+	res := one(kv, driver.Op{Kind: driver.Put, Key: "k"})
+	for range 2 { // the first write finds out, the next one meets the lock
+		if errs.ReasonOf(res.Err) != errs.BackendUnavailable {
+			t.Errorf("two connections write: %v", res.Err)
+		}
+		res = one(kv, driver.Op{Kind: driver.Put, Key: "k"})
 	}
 }
 

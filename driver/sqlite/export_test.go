@@ -7,11 +7,11 @@ import (
 )
 
 // Commits returns how many transactions of writes c has committed.
-func Commits(c driver.Conn) int64 { return c.(*conn).writer.commits.Load() }
+func Commits(c driver.Conn) int64 { return c.(*conn).file.writer.commits.Load() }
 
 // Queued returns how many requests wait for a transaction.
 func Queued(c driver.Conn) int {
-	q := &c.(*conn).writer.queue
+	q := &c.(*conn).file.writer.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := 0
@@ -43,4 +43,4 @@ func (p *pragma) remove(tx *transaction, _ string) (err error) {
 }
 
 // Readers returns how many links for reading are open.
-func Readers(c driver.Conn) int { return c.(*conn).writer.store.Load().readers }
+func Readers(c driver.Conn) int { return c.(*conn).file.writer.store.Load().readers }

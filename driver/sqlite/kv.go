@@ -12,17 +12,17 @@ import (
 // file locked.
 func read[T any](ctx context.Context, c *conn, f func(*link) (T, error)) (T, error) {
 	var zero T
-	if err := ended(ctx); err != nil {
+	if err := c.usable(ctx); err != nil {
 		return zero, err
 	}
 	var wait patience
 	for {
-		s, err := c.writer.opened(ctx)
+		s, err := c.file.writer.opened(ctx)
 		if err != nil {
 			return zero, err
 		}
 		l, err := s.borrow(ctx)
-		if errors.Is(err, errClosed) {
+		if errors.Is(err, errStoreClosed) {
 			continue // and see whether the file is opened again
 		}
 		if err != nil {
@@ -44,7 +44,7 @@ func read[T any](ctx context.Context, c *conn, f func(*link) (T, error)) (T, err
 				return zero, err
 			}
 		}
-		c.writer.blame(err)
+		c.file.writer.blame(err)
 		return zero, explain(c.settings.name, err)
 	}
 }
@@ -81,11 +81,11 @@ var (
 // each.
 func (s *space) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
 	_, err := read(ctx, s.conn, func(l *link) (none struct{}, err error) {
-		if _, err := l.run(&beginRead); err != nil {
+		if _, err := l.run(&beginRead); err != nil { //nolint:contextcheck // see link
 			return none, err
 		}
 		s.getMany(ctx, l, keys, results)
-		_, err = l.run(&endRead)
+		_, err = l.run(&endRead) //nolint:contextcheck // see link
 		return none, err
 	})
 	if err == nil {
@@ -107,14 +107,14 @@ func (s *space) getMany(ctx context.Context, l *link, keys []string, results []d
 			continue
 		}
 		e, err := s.get(l, key)
-		s.conn.writer.blame(err)
+		s.conn.file.writer.blame(err)
 		results[i] = driver.GetResult{Entry: e, Err: explain(s.conn.settings.name, err)}
 	}
 }
 
 // Apply hands copies of the operations to the writer.
 func (s *space) Apply(ctx context.Context, ops []driver.Op, results []driver.Result) {
-	err := ended(ctx)
+	err := s.conn.usable(ctx)
 	if err == nil {
 		err = s.apply(ctx, ops, results)
 	}
@@ -128,7 +128,7 @@ func (s *space) Apply(ctx context.Context, ops []driver.Op, results []driver.Res
 
 func (s *space) apply(ctx context.Context, ops []driver.Op, results []driver.Result) error {
 	r := newRequest(s, ops)
-	if err := s.conn.writer.queue.submit(ctx, r); err != nil {
+	if err := s.conn.file.writer.queue.submit(ctx, r); err != nil {
 		return err
 	}
 	for i := range ops {

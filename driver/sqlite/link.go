@@ -57,6 +57,14 @@ func (l *link) prepare(q *query) (statement, error) {
 		return st, nil
 	}
 	prepared, err := l.conn.Prepare(q.sql)
+	if err != nil && q != &schemaExists {
+		// Another program may have changed the tables. SQLite sees that when
+		// a statement runs, and not always when one is prepared.
+		if _, seen := l.number(&schemaExists); seen != nil {
+			return nil, err
+		}
+		prepared, err = l.conn.Prepare(q.sql)
+	}
 	if err != nil {
 		return nil, err
 	}

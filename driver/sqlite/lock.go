@@ -27,7 +27,7 @@ func lockFile(name, path string) (*os.File, error) {
 	if err != nil {
 		return nil, errs.Wrap(err, errs.BackendUnavailable, "backend %s: the lock file beside the SQLite file cannot be opened; check the permissions of the folder", name)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // a descriptor is small
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
 		err = f.Truncate(0)
 	}

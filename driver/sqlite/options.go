@@ -31,14 +31,19 @@ const (
 )
 
 type settings struct {
-	name        string // of the Backend document
-	path        string // absolute
+	fileSettings
+	name     string // of the Backend document
+	path     string // absolute
+	maxValue int
+	now      func() time.Time
+	log      *slog.Logger
+}
+
+// fileSettings are those that all users of an open file have in common.
+type fileSettings struct {
 	synchronous string
 	busy        time.Duration
-	maxValue    int
 	readers     int
-	now         func() time.Time
-	log         *slog.Logger
 }
 
 type options struct {
@@ -77,8 +82,8 @@ func parse(c *driver.Config) (*settings, error) {
 		return nil, errs.Invalid(bad...)
 	}
 	return &settings{
-		name: c.Name, path: path, synchronous: o.Synchronous, busy: time.Duration(o.BusyTimeout),
-		maxValue: o.MaxValue, readers: o.Readers, now: c.Clock(), log: c.Logger(),
+		fileSettings: fileSettings{o.Synchronous, time.Duration(o.BusyTimeout), o.Readers},
+		name:         c.Name, path: path, maxValue: o.MaxValue, now: c.Clock(), log: c.Logger(),
 	}, nil
 }
 

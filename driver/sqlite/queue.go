@@ -99,7 +99,7 @@ type queue struct {
 	closed      bool
 }
 
-var errConnClosed = errs.New(errs.BackendUnavailable, "the connection to the SQLite file was closed")
+var errClosed = errs.New(errs.BackendUnavailable, "the connection to the SQLite file was closed")
 
 // submit queues r and waits for its answer. When the context ends first, r is
 // taken back if no transaction has begun with it; else it is left behind. In
@@ -126,7 +126,7 @@ func (q *queue) push(r *request) error {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		return errConnClosed
+		return errClosed
 	}
 	r.queued = true
 	r.prev, r.next = q.last, nil

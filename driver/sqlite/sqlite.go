@@ -13,11 +13,13 @@ package sqlite
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/wrap"
-	"github.com/prismgw/prism/errs"
 )
 
 var acks = map[string]driver.Ack{
@@ -31,8 +33,10 @@ var acks = map[string]driver.Ack{
 	},
 }
 
-// Driver returns the technology.
+// Driver returns the technology. Connections that one returned Driver opened
+// with the same path, synchronous, busy_timeout and readers share the file.
 func Driver() driver.Driver {
+	shared := &files{open: make(map[fileKey]*file), closing: make(map[string]<-chan struct{})}
 	return driver.Driver{
 		Name:    "sqlite",
 		Summary: "one file, durable, without a server",
@@ -43,7 +47,7 @@ func Driver() driver.Driver {
 			if err != nil {
 				return nil, err
 			}
-			return open(s), nil
+			return shared.connect(s), nil
 		},
 	}
 }
@@ -54,19 +58,15 @@ var (
 	_ driver.Watcher = (*space)(nil)
 )
 
+// conn is one user of a file.
 type conn struct {
 	settings *settings
-	writer   *writer
-	watchers hub
+	files    *files
+	file     *file
+	closed   atomic.Bool
 
 	mu      sync.Mutex // guards adopted
-	adopted map[layout]*adopted
-}
-
-func open(s *settings) *conn {
-	c := &conn{settings: s, adopted: make(map[layout]*adopted)}
-	c.writer = startWriter(s, &c.watchers)
-	return c
+	adopted map[*adopted]struct{}
 }
 
 // Space returns Prism's own table, or the adopted one that the layout names.
@@ -81,43 +81,46 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	if err != nil {
 		return driver.Backend{}, err
 	}
-	sp.table = c.adopt(l)
+	a := c.file.adopt(l)
+	c.remember(a)
+	sp.table = a
 	sp.id += l.String()
 	// There is no Watcher: other programs write to the table as well, and
 	// nobody tells of that.
 	return driver.Backend{KV: sp, Extent: driver.Extent{Container: c.settings.path + "#" + l.folded()}}, nil
 }
 
-// adopt returns the one adopted table of a layout, so that statements are
-// prepared once however often the space is opened.
-func (c *conn) adopt(l layout) *adopted {
+// remember lets Ping look at an adopted table.
+func (c *conn) remember(a *adopted) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a := c.adopted[l]
-	if a == nil {
-		a = newAdopted(l)
-		c.adopted[l] = a
-	}
-	return a
+	c.adopted[a] = struct{}{}
 }
 
 func (c *conn) adoptions() []*adopted {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all := make([]*adopted, 0, len(c.adopted))
-	for _, a := range c.adopted {
-		all = append(all, a)
+	return slices.Collect(maps.Keys(c.adopted))
+}
+
+// usable returns why an operation cannot begin, nil if it can.
+func (c *conn) usable(ctx context.Context) error {
+	if c.closed.Load() {
+		return errClosed
 	}
-	return all
+	return ended(ctx)
 }
 
 // Ping opens the file if it is not open, takes SQLite's write lock once, reads,
 // and looks at every adopted table again.
 func (c *conn) Ping(ctx context.Context) error {
-	if err := c.writer.probe(ctx, true); err != nil {
+	if err := c.usable(ctx); err != nil {
 		return err
 	}
-	_, err := read(ctx, c, func(l *link) (none struct{}, err error) {
+	if err := c.file.writer.probe(ctx, true); err != nil {
+		return err
+	}
+	_, err := read(ctx, c, func(l *link) (none struct{}, err error) { //nolint:contextcheck // see link
 		if _, err := l.number(&schemaVersion); err != nil {
 			return none, err
 		}
@@ -131,11 +134,14 @@ func (c *conn) Ping(ctx context.Context) error {
 	return err
 }
 
-// Close finishes the writes that are queued, moves the log into the file and
-// closes it.
+// Close ends the watches. The last connection of a file finishes the writes
+// that are queued, moves the log into the file and closes it.
 func (c *conn) Close() error {
-	c.writer.close()
-	c.watchers.close(errs.BackendUnavailable)
+	if c.closed.Swap(true) {
+		return nil
+	}
+	c.file.watchers.end(c, errClosed)
+	c.files.release(c.file)
 	return nil
 }
 

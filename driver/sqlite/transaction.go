@@ -15,13 +15,13 @@ type transaction struct {
 	store  *store
 	link   *link
 	now    time.Time
-	writes int // how many statements have changed something
+	writes int // how many statements have changed rows
 }
 
 // run is link.run for what changes something.
 func (tx *transaction) run(q *query, args ...sqldriver.Value) (int64, error) {
 	changed, err := tx.link.run(q, args...)
-	if err == nil {
+	if changed > 0 {
 		tx.writes++
 	}
 	return changed, err

@@ -14,13 +14,13 @@ import (
 // has lost some.
 const maxPending = 4096
 
-// Watch begins to watch what this connection writes; nobody else may write.
+// Watch begins to watch what this process writes; nobody else may write.
 func (s *space) Watch(ctx context.Context, prefix string) (driver.Watch, error) {
-	if err := ended(ctx); err != nil {
+	if err := s.conn.usable(ctx); err != nil {
 		return nil, err
 	}
 	w := &watch{
-		hub: &s.conn.watchers, space: s.id, prefix: prefix,
+		hub: &s.conn.file.watchers, conn: s.conn, space: s.id, prefix: prefix,
 		wake: make(chan struct{}, 1), keys: make(map[string]struct{}),
 	}
 	if err := w.hub.add(w); err != nil {
@@ -29,20 +29,19 @@ func (s *space) Watch(ctx context.Context, prefix string) (driver.Watch, error) 
 	return w, nil
 }
 
-// hub knows the watches of all spaces of a connection.
+// hub knows the watches of all spaces of a file.
 type hub struct {
 	count atomic.Int32 // of watches, so that writes without any take no lock
 
-	mu     sync.RWMutex // guards what follows
+	mu     sync.RWMutex // guards spaces
 	spaces map[string]map[*watch]struct{}
-	closed error
 }
 
 func (h *hub) add(w *watch) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed != nil {
-		return h.closed
+	if w.conn.closed.Load() { // which is set before end takes the lock
+		return errClosed
 	}
 	if h.spaces == nil {
 		h.spaces = make(map[string]map[*watch]struct{})
@@ -82,16 +81,17 @@ func (h *hub) tell(space, key string) {
 	}
 }
 
-// close ends every watch, and every later one at once.
-func (h *hub) close(reason error) {
+// end ends the watches of a connection.
+func (h *hub) end(c *conn, reason error) {
 	h.mu.Lock()
 	var all []*watch
 	for _, watches := range h.spaces {
 		for w := range watches {
-			all = append(all, w)
+			if w.conn == c {
+				all = append(all, w)
+			}
 		}
 	}
-	h.closed = reason
 	h.mu.Unlock()
 	for _, w := range all {
 		w.end(reason)
@@ -101,6 +101,7 @@ func (h *hub) close(reason error) {
 // watch collects changed keys until somebody takes them.
 type watch struct {
 	hub           *hub
+	conn          *conn
 	space, prefix string
 	wake          chan struct{} // of capacity 1: there may be something to take
 

@@ -3,7 +3,7 @@ package sqlite
 import (
 	"context"
 	"errors"
-	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,13 +34,21 @@ type writer struct {
 	more  bool // the last sweep left something
 }
 
-func startWriter(s *settings, watchers *hub) *writer {
+// startWriter starts the goroutine, which does nothing before after is closed,
+// unless that is nil.
+func startWriter(s *settings, watchers *hub, after <-chan struct{}) *writer {
 	w := &writer{
 		settings: s, watchers: watchers,
 		queue:   queue{wake: make(chan struct{}, 1)},
 		closing: make(chan struct{}), done: make(chan struct{}),
 	}
-	go w.run()
+	go func() {
+		defer close(w.done)
+		if after != nil {
+			<-after
+		}
+		w.run()
+	}()
 	return w
 }
 
@@ -82,7 +90,6 @@ func (w *writer) opened(ctx context.Context) (*store, error) {
 }
 
 func (w *writer) run() {
-	defer close(w.done)
 	defer w.shut()
 	if err := w.open(); err != nil {
 		w.log.Warn("the SQLite file cannot be opened yet", "backend", w.name, "path", w.path, "error", err)
@@ -161,13 +168,11 @@ func (w *writer) serve() {
 		tx, err = w.begin()
 	}
 	w.group = w.queue.take(w.group[:0])
-	if err == nil {
-		err = w.carryOut(tx)
+	if err != nil {
+		w.answer(err)
+	} else {
+		w.carryOut(tx)
 	}
-	w.answer(err)
-	// Those who were answered come with their next requests now, rather
-	// than behind a group of the few that happened to be waiting.
-	runtime.Gosched()
 }
 
 func (w *writer) answer(err error) {
@@ -177,7 +182,7 @@ func (w *writer) answer(err error) {
 	clear(w.group)
 }
 
-var errMoved = errors.New("the SQLite file was removed or replaced while it was open")
+var errMoved = errors.New("the SQLite file or its lock file was removed or replaced while it was open")
 
 var (
 	begin    = query{"BEGIN IMMEDIATE"}
@@ -206,12 +211,31 @@ func (w *writer) begin() (*transaction, error) {
 }
 
 // maxRestarts bounds how often a group begins again without an operation that
-// spoiled its transaction.
-const maxRestarts = 16
+// spoiled its transaction. Each restart decides one operation.
+const maxRestarts = 8
 
-// carryOut executes and commits the group. An error means that nothing of it
-// was done, unless its reason says otherwise.
-func (w *writer) carryOut(tx *transaction) error {
+var errSpoiled = errors.New("too many operations spoil the transaction of the others")
+
+// carryOut executes and commits the group and answers it. Where many operations
+// spoil the transaction, each request gets one of its own.
+func (w *writer) carryOut(tx *transaction) {
+	err := w.attempt(tx)
+	if !errors.Is(err, errSpoiled) {
+		w.answer(err)
+		return
+	}
+	for _, r := range slices.Clone(w.group) {
+		w.group = append(w.group[:0], r)
+		if tx, err = w.begin(); err == nil {
+			err = w.attempt(tx)
+		}
+		w.answer(err)
+	}
+}
+
+// attempt executes and commits the group. An error means that nothing of it was
+// done, unless its reason says otherwise.
+func (w *writer) attempt(tx *transaction) error {
 	for restarts := 0; ; restarts++ {
 		h, err := w.execute(tx)
 		if err == nil {
@@ -219,8 +243,11 @@ func (w *writer) carryOut(tx *transaction) error {
 		}
 		w.blame(err)
 		w.rollback(tx)
-		if h == fatal || restarts == maxRestarts {
+		if h == fatal {
 			return explain(w.name, err)
+		}
+		if restarts == maxRestarts && len(w.group) > 1 {
+			return errSpoiled
 		}
 		if tx, err = w.begin(); err != nil {
 			return err
@@ -238,8 +265,10 @@ func (w *writer) rollback(tx *transaction) {
 // execute carries out every operation of the group that is not decided. After
 // an error of harm poisoned the operation that caused it is decided.
 func (w *writer) execute(tx *transaction) (harm, error) {
-	tx.now = w.now()
 	for _, r := range w.group {
+		if r.space != nil {
+			tx.now = r.space.conn.settings.now()
+		}
 		for i := range r.ops {
 			op := &r.ops[i]
 			if op.Kind == decided {

@@ -22,7 +22,7 @@ const (
 )
 
 const (
-	maxMessage = 1 << 20          // bytes of answers in one message
+	maxMessage = 64 << 10         // bytes of answers in one message: what a client that does not read holds
 	slowAfter  = 10 * time.Second // a client that reads nothing for so long loses the stream
 	goingGrace = 5 * time.Second  // for the client to half-close after GoingAway
 )
@@ -282,8 +282,8 @@ func (p *pipe) write(msg *keyvaluev1.PipelineResponse) {
 
 // watch makes sure that an operation is answered when it is due.
 func (p *pipe) watch(o *operation) {
-	o.due = o.ticket.Deadline
 	p.mu.Lock()
+	o.due = o.ticket.Deadline
 	p.arm(o.due)
 	p.mu.Unlock()
 }

@@ -49,7 +49,7 @@ func run(ctx context.Context, apt string, args ...string) error {
 
 // lockFile takes a lock that holds across processes and goes with this one.
 func lockFile(name string) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a fixed name
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}

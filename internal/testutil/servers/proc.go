@@ -299,7 +299,7 @@ func tree(pid int) []int {
 	all := []int{pid}
 	for i := 0; i < len(all); i++ {
 		name := fmt.Sprintf("/proc/%d/task/%d/children", all[i], all[i])
-		text, err := os.ReadFile(name) //nolint:gosec // a path made of numbers
+		text, err := os.ReadFile(name)
 		if err != nil {
 			continue
 		}
@@ -316,7 +316,7 @@ func tree(pid int) []int {
 // may have 107 bytes at most, and which another user may enter.
 func privateDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "prism-")
+	dir, err := os.MkdirTemp("", "prism-") //nolint:usetesting // t.TempDir is too long for a socket and closed to others
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func privateDir(t testing.TB) string {
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 200 {
-		port := 20000 + rand.IntN(12000) //nolint:gosec // no secret
+		port := 20000 + rand.IntN(12000)
 		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
 			continue

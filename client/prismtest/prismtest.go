@@ -1,0 +1,120 @@
+// Package prismtest runs a real Prism inside a test: the proxy that production
+// runs, on its memory driver, over loopback. There is nothing to mock.
+//
+//	func TestCheckout(t *testing.T) {
+//		c := prismtest.New(t)
+//		carts := client.Store[Cart](c, "test/data")
+//		…
+//	}
+package prismtest
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prismgw/prism/client"
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/driver/sqlite"
+	"github.com/prismgw/prism/namespace"
+	"github.com/prismgw/prism/pattern"
+	"github.com/prismgw/prism/pattern/keyvalue"
+	"github.com/prismgw/prism/proxy"
+)
+
+// Namespace is the namespace that New's client uses.
+const Namespace = "test"
+
+// documents are what New serves.
+const documents = `
+kind: Backend
+name: memory
+driver: memory
+url: "memory:"
+---
+kind: Namespace
+name: test
+stores: [data]
+needs: {durability: none}
+auth: {anonymous: read_write}
+`
+
+// New starts a Prism with the namespace "test", which has the store "data" in
+// memory, and returns a client of it. Both end with the test.
+func New(t testing.TB, opts ...client.Option) *client.Client {
+	t.Helper()
+	return Start(t, documents).Client(t, Namespace, opts...)
+}
+
+// A Server is a Prism that runs in the test's process.
+type Server struct {
+	GRPC, HTTP, Ops string // addresses
+
+	proxy *proxy.Proxy
+	t     testing.TB
+}
+
+// Start serves Backend and Namespace documents, on the drivers memory and
+// sqlite. It ends with the test.
+func Start(t testing.TB, documents ...string) *Server {
+	t.Helper()
+	s := &Server{t: t}
+	o := proxy.Options{
+		Drivers:  []driver.Driver{memory.Driver(), sqlite.Driver()},
+		Kinds:    []pattern.Kind{keyvalue.Kind()},
+		Loopback: true, DrainTime: 5 * time.Second,
+	}
+	o.GRPC, s.GRPC = listen(t)
+	o.HTTP, s.HTTP = listen(t)
+	o.Ops, s.Ops = listen(t)
+	var err error
+	if s.proxy, err = proxy.New(o); err != nil {
+		t.Fatal(err)
+	}
+	s.Load(documents...)
+	s.proxy.Start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+// Load serves other documents in place of those before; one that is wrong
+// fails the test.
+func (s *Server) Load(documents ...string) {
+	s.t.Helper()
+	files := make([]namespace.File, len(documents))
+	for i, d := range documents {
+		files[i] = namespace.File{Name: "documents " + strconv.Itoa(i+1), Dir: s.t.TempDir(), Data: []byte(d)}
+	}
+	if err := s.proxy.Load(files...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Client returns a client of a namespace. It ends with the test.
+func (s *Server) Client(t testing.TB, namespace string, opts ...client.Option) *client.Client {
+	t.Helper()
+	c, err := client.Dial(s.GRPC, append([]client.Option{client.WithNamespace(namespace)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() }) // the server is about to go as well
+	return c
+}
+
+func (s *Server) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s.proxy.Stop(ctx)
+}
+
+func listen(t testing.TB) (net.Listener, string) {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, l.Addr().String()
+}

@@ -1,0 +1,198 @@
+package drivertest
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/memory"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // checks are meant to fail here
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// recorder is a testing.TB that keeps failures to itself.
+type recorder struct {
+	testing.TB
+	name string
+
+	mu       sync.Mutex // guards what follows
+	failures []string
+	cleanups []func()
+}
+
+func (r *recorder) Name() string                   { return r.name }
+func (r *recorder) Helper()                        {}
+func (r *recorder) Log(...any)                     {}
+func (r *recorder) Logf(string, ...any)            {}
+func (r *recorder) Error(args ...any)              { r.fail(fmt.Sprint(args...)) }
+func (r *recorder) Errorf(format string, a ...any) { r.fail(fmt.Sprintf(format, a...)) }
+func (r *recorder) Fatal(args ...any)              { r.fail(fmt.Sprint(args...)); runtime.Goexit() }
+
+func (r *recorder) Fatalf(format string, a ...any) {
+	r.fail(fmt.Sprintf(format, a...))
+	runtime.Goexit()
+}
+func (r *recorder) Fail()                         { r.fail("failed") }
+func (r *recorder) FailNow()                      { r.fail("failed"); runtime.Goexit() }
+func (r *recorder) Failed() bool                  { return len(r.said()) > 0 }
+func (r *recorder) Skip(args ...any)              { r.Fatal(args...) }
+func (r *recorder) Skipf(format string, a ...any) { r.Fatalf(format, a...) }
+func (r *recorder) SkipNow()                      { r.FailNow() }
+
+func (r *recorder) fail(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failures = append(r.failures, text)
+}
+
+func (r *recorder) said() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.failures)
+}
+
+func (r *recorder) Cleanup(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cleanups = append(r.cleanups, f)
+}
+
+// record runs one check over a harness and returns its failures.
+func record(tb testing.TB, h *Harness, name string) []string {
+	tb.Helper()
+	all := append(allChecks(), leakCheck)
+	i := slices.IndexFunc(all, func(c check) bool { return c.name == name })
+	if i < 0 {
+		tb.Fatalf("there is no check %q", name)
+	}
+	r := &recorder{TB: tb, name: tb.Name() + "/checks/" + name}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			for _, f := range slices.Backward(r.cleanups) {
+				f()
+			}
+		}()
+		defer func() {
+			if p := recover(); p != nil {
+				r.fail(fmt.Sprint("panic: ", p))
+			}
+		}()
+		newSuite(r, h).run(r, all[i])
+	}()
+	<-done
+	return r.said()
+}
+
+func memoryHarness() *Harness {
+	return &Harness{Name: "memory", Driver: memory.Driver(), Config: driver.Config{URL: "memory://" + unique()}}
+}
+
+// TestBrokenDriversAreFound runs checks against drivers with one mistake each.
+func TestBrokenDriversAreFound(t *testing.T) {
+	for _, m := range mistakes() {
+		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			h := memoryHarness()
+			m.spoil(&h.Driver)
+			for _, name := range m.found {
+				if said := record(t, h, name); len(said) == 0 {
+					t.Errorf("%s passes", name)
+				} else {
+					t.Logf("%s: %s", name, said[0])
+				}
+				if said := record(t, memoryHarness(), name); len(said) > 0 {
+					t.Errorf("%s fails without the mistake: %s", name, said[0])
+				}
+			}
+		})
+	}
+}
+
+// TestEachCheckCanFail checks that every check that a driver in memory is
+// subject to finds some mistake.
+func TestEachCheckCanFail(t *testing.T) {
+	t.Parallel()
+	var found []string
+	for _, m := range mistakes() {
+		found = append(found, m.found...)
+	}
+	s := newSuite(t, memoryHarness())
+	e := newEnv(t, s)
+	for _, c := range allChecks() {
+		if c.needs != nil && c.needs(e) != "" {
+			continue
+		}
+		if !slices.Contains(found, c.name) {
+			t.Errorf("no mistake is found by %s", c.name)
+		}
+	}
+}
+
+func TestExceptionsMustBeKnown(t *testing.T) {
+	t.Parallel()
+	for _, x := range []Exception{{"ttl/no-such-check", "a reason"}, {"ttl/ten-years", ""}} {
+		h := memoryHarness()
+		h.Exceptions = []Exception{x}
+		if said := record(t, h, "conn/ping"); len(said) == 0 {
+			t.Errorf("exception %+v is accepted", x)
+		}
+	}
+	h := memoryHarness()
+	h.Exceptions = []Exception{{"conn/ping", "nobody answers"}}
+	h.Driver.Open = func(c driver.Config) (driver.Conn, error) {
+		conn, err := memory.Driver().Open(c)
+		return deaf{conn}, err
+	}
+	if said := record(t, h, "conn/ping"); len(said) > 0 {
+		t.Errorf("an exception is run: %s", said)
+	}
+	h.Exceptions = nil
+	if said := record(t, h, "conn/ping"); len(said) == 0 {
+		t.Error("conn/ping passes on a connection that answers nothing")
+	}
+}
+
+func TestHostileKeysAreValid(t *testing.T) {
+	t.Parallel()
+	keys := hostileKeys()
+	slices.Sort(keys)
+	for i, key := range keys {
+		if key == "" || len(key) > driver.MaxKey || strings.ToValidUTF8(key, "") != key || strings.Contains(key, "\x00") {
+			t.Errorf("%s is no valid key", brief(key))
+		}
+		if i > 0 && key == keys[i-1] {
+			t.Errorf("%s is there twice", brief(key))
+		}
+	}
+}
+
+// TestLeaksAreFound is not parallel: the check looks at all goroutines.
+func TestLeaksAreFound(t *testing.T) {
+	h := memoryHarness()
+	if said := record(t, h, leakCheck.name); len(said) > 0 {
+		t.Errorf("fails without a leak: %s", said)
+	}
+	open, stop := h.Driver.Open, make(chan struct{})
+	defer close(stop)
+	h.Driver.Open = func(c driver.Config) (driver.Conn, error) {
+		go func() { <-stop }()
+		return open(c)
+	}
+	if said := record(t, h, leakCheck.name); len(said) == 0 {
+		t.Error("passes with a goroutine left behind by each Open")
+	}
+}

@@ -28,13 +28,14 @@ const (
 // An entry whose time to live has passed is absent at once for reads,
 // conditions and scans, whether or not it has been removed.
 type KV interface {
-	// Get returns the entry of key, or errs.KeyNotFound.
-	Get(ctx context.Context, key string) (Entry, error)
+	// Get returns the entry of key as far as it is wanted, or
+	// errs.KeyNotFound.
+	Get(ctx context.Context, key string, want Want) (Entry, error)
 
 	// GetMany reads len(keys) keys into the results of the same index. A key
 	// may occur twice. len(results) is len(keys); what was in results does
 	// not matter.
-	GetMany(ctx context.Context, keys []string, results []GetResult)
+	GetMany(ctx context.Context, keys []string, want Want, results []GetResult)
 
 	// Apply carries out the operations and puts each outcome into the result
 	// of the same index. When it returns, every result without an error is
@@ -48,8 +49,9 @@ type KV interface {
 	// once, and in the order of the keys' bytes, where
 	// Guarantees.OrderedScan); keys that come or go meanwhile may be in it or
 	// not. A page may be empty and yet have a Next. A cursor keeps its
-	// meaning when the connection is closed and opened again. A cursor that
-	// this driver never gave out is errs.InvalidCursor.
+	// meaning when the connection is closed and opened again; where the backend
+	// itself has lost it since, it is errs.StaleCursor. A cursor that this
+	// driver never gave out is errs.InvalidCursor.
 	Scan(ctx context.Context, r ScanRequest) (Page, error)
 
 	// Guarantees returns what this KV promises beyond the contract. It never
@@ -57,11 +59,29 @@ type KV interface {
 	Guarantees() Guarantees
 }
 
+// Want says how much of an entry a read needs. What is not wanted is left
+// empty: on some backends it would cost as much as the value.
+type Want uint8
+
+// What can be wanted.
+const (
+	ValueOnly  Want = iota // Value and Version
+	WithExpiry             // and Expires
+)
+
 // An Entry is a value with what is known about it.
 type Entry struct {
 	Value   []byte
 	Version string    // opaque text, at most MaxVersion bytes of A-Z a-z 0-9 - _ .
-	Expires time.Time // zero: never; otherwise true to the millisecond
+	Expires time.Time // zero: never, or not wanted; otherwise true to the millisecond
+}
+
+// Wanted returns the entry without what is not wanted.
+func (e Entry) Wanted(want Want) Entry {
+	if want != WithExpiry {
+		e.Expires = time.Time{}
+	}
+	return e
 }
 
 // A GetResult is the outcome of one key of GetMany.
@@ -152,7 +172,7 @@ type ScanRequest struct {
 // A Page is one page of a scan.
 type Page struct {
 	Items []Item
-	Next  []byte // nil at the end; at most 1 KiB
+	Next  []byte // nil at the end; at most MaxKey+64 bytes
 }
 
 // An Item is one key of a page.
@@ -170,6 +190,7 @@ type Guarantees struct {
 	ScanCost    ScanCost
 	Idempotency Idempotency
 	MaxValue    int  // bytes
+	TTL         bool // entries can expire; false: a Put with a ttl, and Expire, are errs.Unsupported
 	Shared      bool // several processes may open the same backend
 	Ack         Ack  // what an OK survives, with the settings as they are
 }

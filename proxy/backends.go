@@ -78,6 +78,7 @@ func (p *pool) take(doc *namespace.Backend) (*backend, error) {
 	b := &backend{name: name, key: key, conn: conn, log: p.log, users: 1, stop: stop, done: make(chan struct{}), since: time.Now()}
 	b.retrier, b.limiter = wrap.NewRetrier(), wrap.NewLimiter(maxBackendCalls)
 	b.breaker = wrap.NewBreaker(name, func(open bool) { p.metrics.breaker(name, open) })
+	p.metrics.breaker(name, false)
 	p.all[key] = b
 	go b.watch(ctx)
 	return b, nil

@@ -138,23 +138,23 @@ func received(err error) error {
 // readMetadata reads the selectors. Nothing of the metadata goes further.
 func (c *call) readMetadata(ctx context.Context) {
 	s := &c.selectors
-	get := func(key string) string {
+	get := func(key string) (first string, there bool) {
 		v := metadata.ValueFromIncomingContext(ctx, key)
 		switch len(v) {
 		case 0:
-			return ""
+			return "", false
 		case 1:
-			return v[0]
+			return v[0], true
 		}
 		s.duplicate = key
-		return v[0]
+		return v[0], true
 	}
-	s.namespace = get("x-prism-namespace")
-	s.pattern = get("x-prism-pattern")
-	s.requestID = get("request-id")
-	s.credential = get("authorization") != ""
+	s.namespace, _ = get("x-prism-namespace")
+	s.pattern, _ = get("x-prism-pattern")
+	s.requestID, _ = get("request-id")
+	_, s.credential = get("authorization")
 	if c.method.write() {
-		c.IdempotencyKey = get("idempotency-key")
+		c.IdempotencyKey, _ = get("idempotency-key")
 	}
 }
 

@@ -55,33 +55,33 @@ func newHTTPServer(p *Proxy) *httpServer {
 func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{Context: r.Context(), transport: overHTTP, start: time.Now()}
 	c.selectors.requestID = r.Header.Get("Request-Id")
-	w.Header().Set("Request-Id", c.selectors.id())
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if err := s.guard(w, r); err != nil {
-		s.fail(w, r, c, err)
+	out := &timedWriter{ResponseWriter: w, call: c}
+	out.Header().Set("Request-Id", c.selectors.id())
+	out.Header().Set("X-Content-Type-Options", "nosniff")
+	if err := s.guard(out, r); err != nil {
+		s.fail(out, r, c, err)
 		return
 	}
 	switch {
 	case r.Method == http.MethodOptions:
-		w.WriteHeader(http.StatusNoContent)
-	case r.URL.Path == "/openapi.json":
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(openAPI) // the client is gone if this fails
+		out.WriteHeader(http.StatusNoContent)
+	case r.URL.Path == "/openapi.json" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+		out.Header().Set("Content-Type", "application/json")
+		_, _ = out.Write(openAPI) // the client is gone if this fails
 	default:
-		s.serve(w, r, c)
+		s.serve(out, r, c)
 	}
 }
 
 // serve routes a request and takes it through the steps.
-func (s *httpServer) serve(w http.ResponseWriter, r *http.Request, c *call) {
+func (s *httpServer) serve(out *timedWriter, r *http.Request, c *call) {
 	to, err := s.route(r, c)
 	if err != nil {
-		s.fail(w, r, c, err)
+		s.fail(out, r, c, err)
 		return
 	}
 	c.method = to.method
 	c.readHeader(r.Header)
-	out := &timedWriter{ResponseWriter: w, call: c}
 	err = s.proxy.serve(c, func(ctx context.Context, instance pattern.Instance) error {
 		return to.Handle(ctx, instance, out, &pattern.HTTPRequest{Request: r, Item: to.item})
 	})
@@ -151,13 +151,16 @@ func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
 	if len(segments) < 4 || segments[0] != "v1" || segments[1] != "namespaces" {
 		return routed{}, notFound(r)
 	}
-	var err error
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // a parameter that was dropped would be taken for none
+		return routed{}, errs.Invalid(errs.Field{Path: "query", Text: "is not percent-encoded properly: % is %25, ; is %3B"})
+	}
 	if c.selectors.namespace, err = url.PathUnescape(segments[2]); err != nil {
 		return routed{}, notFound(r)
 	}
 	rest := segments[3:]
 	if rest[0] == "patterns" && len(rest) > 2 {
-		if c.selectors.pattern, err = url.PathUnescape(rest[1]); err != nil {
+		if c.selectors.pattern, err = url.PathUnescape(rest[1]); err != nil || rest[1] == "" {
 			return routed{}, notFound(r)
 		}
 		rest = rest[2:]
@@ -169,9 +172,9 @@ func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
 	case !s.has(kind):
 		return routed{}, notFound(r)
 	case isAction && len(rest) == 1:
-		key.op = r.URL.Query().Get("op")
+		key.op = query.Get("op")
 	case !isAction && len(rest) > 1:
-		if item, err = itemOf(rest[1:], r.URL); err != nil {
+		if item, err = itemOf(rest[1:], query); err != nil {
 			return routed{}, err
 		}
 	default:
@@ -188,9 +191,12 @@ func (s *httpServer) has(kind string) bool { _, ok := s.proxy.kinds.byName[kind]
 
 // itemOf returns the item that the last segment names, or the query if the
 // segment is "-".
-func itemOf(rest []string, u *url.URL) (string, error) {
-	if q := u.Query(); len(rest) == 1 && rest[0] == "-" && q.Has("key") {
-		return q.Get("key"), nil
+func itemOf(rest []string, query url.Values) (string, error) {
+	if keys := query["key"]; len(rest) == 1 && rest[0] == "-" && len(keys) > 0 {
+		if len(keys) > 1 {
+			return "", errs.Invalid(errs.Field{Path: "key", Text: "was given more than once; give it once"})
+		}
+		return keys[0], nil
 	}
 	if len(rest) > 1 || rest[0] == "" || rest[0] == "." || rest[0] == ".." {
 		return "", errs.New(errs.InvalidKey, "a key is one segment of the path: percent-encode what is not A-Z a-z 0-9 - _ . ~ in it (/ is %%2F), or send it as -?key=")
@@ -203,12 +209,15 @@ func itemOf(rest []string, u *url.URL) (string, error) {
 }
 
 // errNoRoute marks what is not in the API at all.
-type errNoRoute struct{ status int }
+type errNoRoute struct {
+	status int
+	allow  string // the verbs that there are
+}
 
 func (e errNoRoute) Error() string { return "no route" }
 
 func notFound(r *http.Request) error {
-	return errs.Wrap(errNoRoute{http.StatusNotFound}, errs.Unsupported, "there is no %s; see /openapi.json for what there is", r.URL.EscapedPath())
+	return errs.Wrap(errNoRoute{status: http.StatusNotFound}, errs.Unsupported, "there is no %s; see /openapi.json for what there is", r.URL.EscapedPath())
 }
 
 func (s *httpServer) wrongVerb(r *http.Request, key routeKey) error {
@@ -225,10 +234,13 @@ func (s *httpServer) wrongVerb(r *http.Request, key routeKey) error {
 	slices.Sort(ops)
 	slices.Sort(verbs)
 	switch {
+	case len(ops) > 0 && ops[0] == "":
+		return errs.Invalid(errs.Field{Path: "op", Text: "is no parameter of this action; leave it out"})
 	case len(ops) > 0:
 		return errs.Invalid(errs.Field{Path: "op", Text: "must be one of " + strings.Join(ops, ", ") + " in the query"})
 	case len(verbs) > 0:
-		return errs.Wrap(errNoRoute{http.StatusMethodNotAllowed}, errs.Unsupported, "%s cannot be done here; use %s", r.Method, strings.Join(slices.Compact(verbs), ", "))
+		allow := strings.Join(slices.Compact(verbs), ", ")
+		return errs.Wrap(errNoRoute{http.StatusMethodNotAllowed, allow}, errs.Unsupported, "%s cannot be done here; use %s", r.Method, allow)
 	}
 	return notFound(r)
 }
@@ -237,28 +249,29 @@ func (s *httpServer) wrongVerb(r *http.Request, key routeKey) error {
 // headers means anything to Prism itself.
 func (c *call) readHeader(h http.Header) {
 	s := &c.selectors
-	get := func(key string) string {
+	get := func(key string) (first string, there bool) {
 		v := h[key]
 		switch len(v) {
 		case 0:
-			return ""
+			return "", false
 		case 1:
-			return v[0]
+			return v[0], true
 		}
 		s.duplicate = strings.ToLower(key)
-		return v[0]
+		return v[0], true
 	}
-	if ns := get("X-Prism-Namespace"); ns != "" && ns != s.namespace {
+	if ns, there := get("X-Prism-Namespace"); there && ns != s.namespace {
 		s.duplicate = "x-prism-namespace"
 	}
-	if p := get("X-Prism-Pattern"); s.pattern == "" {
+	if p, there := get("X-Prism-Pattern"); s.pattern == "" {
 		s.pattern = p
-	} else if p != "" && p != s.pattern {
+	} else if there && p != s.pattern {
 		s.duplicate = "x-prism-pattern"
 	}
-	s.credential = get("Authorization") != ""
+	_, _ = get("Request-Id")
+	_, s.credential = get("Authorization")
 	if c.method.write() {
-		c.IdempotencyKey = get("Idempotency-Key")
+		c.IdempotencyKey, _ = get("Idempotency-Key")
 	}
 }
 
@@ -299,6 +312,9 @@ func (s *httpServer) fail(w http.ResponseWriter, r *http.Request, c *call, err e
 	}
 	if e.Reason == errs.Unauthenticated {
 		h.Set("Www-Authenticate", "Bearer")
+	}
+	if none := (errNoRoute{}); errors.As(e, &none) && none.allow != "" {
+		h.Set("Allow", none.allow)
 	}
 	body, _ := json.MarshalIndent(pr, "", "  ") // cannot fail for these types
 	h.Set("Content-Type", "application/problem+json")

@@ -63,7 +63,7 @@ type Proxy struct {
 	snapshot atomic.Pointer[snapshot]
 
 	loading sync.Mutex // guards the field below, and orders Load
-	retired []*time.Timer
+	retired []*snapshot
 
 	grpc     *grpc.Server
 	health   *health.Server
@@ -85,9 +85,7 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{opts: o, log: o.Log, kinds: k, metrics: newMetrics(k), streams: newStreams()}
 	p.gate.limit = int64(cmp.Or(o.MaxInFlight, DefaultInFlight))
 	p.pool = &pool{open: o.open, log: o.Log, metrics: p.metrics, all: map[string]*backend{}}
-	empty := &snapshot{open: true, free: func() {}}
-	empty.users.Store(1)
-	p.snapshot.Store(empty)
+	p.snapshot.Store(newSnapshot())
 	p.grpc, p.health = p.newGRPC()
 	p.http = newHTTP(newHTTPServer(p))
 	p.ops = newHTTP(p.newOps())
@@ -166,11 +164,13 @@ func wait(ctx context.Context, d time.Duration) {
 func (p *Proxy) closeBackends() {
 	p.loading.Lock()
 	defer p.loading.Unlock()
-	empty := &snapshot{open: true, free: func() {}}
-	empty.users.Store(1)
-	p.snapshot.Swap(empty).retire().Stop()
-	for _, t := range p.retired {
-		t.Stop()
+	last := p.snapshot.Swap(newSnapshot())
+	last.retire()
+	for _, s := range append(p.retired, last) {
+		s.timer.Stop()
+		if s.users.Load() == 0 {
+			<-s.freed
+		}
 	}
 	p.pool.mu.Lock()
 	left := make([]*backend, 0, len(p.pool.all))

@@ -47,7 +47,7 @@ type call struct {
 // selectors, and after to write the answer.
 func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.Instance) error) error {
 	c.start = time.Now()
-	c.limitTime(c.method.timeout)
+	c.limitTime(c.timeout())
 	defer c.release()
 
 	err := p.steps(c, run)
@@ -108,6 +108,15 @@ func (s *selectors) id() string {
 }
 
 func unprintable(r rune) bool { return r <= ' ' || r > '~' }
+
+// timeout is the deadline of a call whose client set none. Over HTTP every
+// call is one request and one answer.
+func (c *call) timeout() time.Duration {
+	if c.transport == overHTTP {
+		return unaryTimeout
+	}
+	return c.method.timeout
+}
 
 // limitTime sets the deadline of a call that has none of its own. The timer
 // behind it is made only when something waits for it.

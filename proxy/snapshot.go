@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +24,17 @@ type snapshot struct {
 	open       bool // every namespace lets anonymous callers in, so that saying which exist reveals nothing
 
 	users  atomic.Int64 // calls under way, and one while it is current
-	closed sync.Once
 	free   func()
+	closed sync.Once
+	freed  chan struct{} // closed when its backends have been given back
+	timer  *time.Timer   // since it was replaced
+}
+
+// newSnapshot returns an empty configuration.
+func newSnapshot() *snapshot {
+	s := &snapshot{namespaces: map[string]*tenant{}, backends: map[string]*backend{}, open: true, free: func() {}, freed: make(chan struct{})}
+	s.users.Store(1)
+	return s
 }
 
 // tenant is one namespace.
@@ -55,17 +65,40 @@ func (p *Proxy) current() *snapshot {
 	}
 }
 
+// release ends a use. Closing backends takes time, which no call should spend.
 func (s *snapshot) release() {
 	if s.users.Add(-1) == 0 {
-		s.closed.Do(s.free)
+		go s.close()
 	}
+}
+
+func (s *snapshot) close() {
+	s.closed.Do(func() {
+		s.free()
+		close(s.freed)
+	})
 }
 
 // retire gives up a configuration that is no longer current: it is freed when
 // nothing uses it, or after a while.
-func (s *snapshot) retire() *time.Timer {
-	s.release()
-	return time.AfterFunc(closeAfter, func() { s.closed.Do(s.free) })
+func (s *snapshot) retire() {
+	s.timer = time.AfterFunc(closeAfter, s.close)
+	if s.users.Add(-1) == 0 {
+		s.close()
+	}
+}
+
+// forget keeps those that have not been freed.
+func forget(all []*snapshot) []*snapshot {
+	return slices.DeleteFunc(all, func(s *snapshot) bool {
+		select {
+		case <-s.freed:
+			s.timer.Stop()
+			return true
+		default:
+			return false
+		}
+	})
 }
 
 // resolve finds the target of a request. What does not exist is told only to
@@ -115,15 +148,15 @@ func (p *Proxy) Load(files ...namespace.File) error {
 		return err
 	}
 	old := p.snapshot.Swap(next)
-	p.retired = append(p.retired, old.retire())
+	old.retire()
+	p.retired = append(forget(p.retired), old)
 	p.metrics.reloads.WithLabelValues("applied").Inc()
 	return nil
 }
 
 // prepare builds a snapshot, or leaves nothing behind.
 func (p *Proxy) prepare(files []namespace.File) (_ *snapshot, err error) {
-	s := &snapshot{namespaces: map[string]*tenant{}, backends: map[string]*backend{}, open: true}
-	s.users.Store(1)
+	s := newSnapshot()
 	s.free = func() {
 		for _, b := range s.backends {
 			p.pool.release(b)

@@ -31,7 +31,6 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", path(bin, tools))
 			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, ".config"))
-			e.Setenv("ANY", "--grpc-addr=127.0.0.1:0 --http-addr=127.0.0.1:0 --ops-addr=127.0.0.1:0")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -120,17 +119,26 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	got := 0
-	var exit *exec.ExitError
-	switch err := ts.Exec(args[1], args[2:]...); {
-	case errors.As(err, &exit):
-		got = exit.ExitCode()
-	case err != nil:
-		ts.Fatalf("%v", err)
-	}
+	got := runBounded(ts, args[1:])
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// runBounded runs a program and returns its exit code. One that does not end
+// is ended, with code 124, where there is timeout(1).
+func runBounded(ts *testscript.TestScript, command []string) int {
+	if timeout, err := exec.LookPath("timeout"); err == nil {
+		command = append([]string{timeout, "-k", "1", strconv.Itoa(int(patience.Seconds()))}, command...)
+	}
+	var exit *exec.ExitError
+	switch err := ts.Exec(command[0], command[1:]...); {
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	return 0
 }
 
 // await repeats a program until its output matches.
@@ -141,17 +149,10 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: await PATTERN PROGRAM ARG...")
 	}
 	pattern := regexp.MustCompile("(?m)" + args[0])
-	var out []byte
-	program := args[1]
-	if _, err := os.Stat(filepath.Join(bin, program)); err == nil {
-		program = filepath.Join(bin, program)
-	}
 	poll(ts, func() bool {
-		cmd := exec.Command(program, args[2:]...)
-		cmd.Dir = ts.MkAbs(".")
-		out, _ = cmd.CombinedOutput()
-		return pattern.Match(out)
-	}, "no match for %q in:\n%s", args[0], &out)
+		runBounded(ts, args[1:])
+		return pattern.MatchString(ts.ReadFile("stdout")) || pattern.MatchString(ts.ReadFile("stderr"))
+	}, "no output matched %q for %v", args[0], patience)
 }
 
 // signalAll sends a signal to the server that prism started last.

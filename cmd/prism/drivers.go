@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/driver/postgres"
 	"github.com/prismgw/prism/driver/redis"
 	"github.com/prismgw/prism/driver/sqlite"
 )
@@ -13,5 +14,6 @@ func drivers() []driver.Driver {
 		memory.Driver(),
 		sqlite.Driver(),
 		redis.Driver(),
+		postgres.Driver(),
 	}
 }

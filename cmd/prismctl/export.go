@@ -25,7 +25,7 @@ func (a *app) exportCommand() *cobra.Command {
 		Short: "Write many keys to standard output",
 		Long: `Export writes the keys that begin with PREFIX, or all, with their values, as
 they come. Import reads what export writes, byte for byte; expiries are kept by
-jsonl only. The format lines writes the values alone, one a line.
+jsonl only, and may shift by the time that an import takes. The format lines writes the values alone, one a line.
 
 Keys come in byte order where the backend has one. What changes during the
 export may or may not be in it.`,

@@ -235,7 +235,7 @@ func (im *importer) refuse(err *recordError) {
 	im.refused++
 	switch {
 	case im.refused <= maxReports:
-		im.progress.report(fmt.Sprintf("%s (%s)", oneLine(err.Error()), errs.ReasonOf(err)))
+		im.progress.report(fmt.Sprintf("%s (%s)", oneLine(err.Error()), errs.ReasonOf(err).String()))
 	case im.refused == maxReports+1:
 		im.progress.report("more records are refused and not listed")
 	}
@@ -270,7 +270,7 @@ func (r importRow) cells() []string {
 }
 
 func (r importRow) raw() []byte {
-	text := fmt.Sprintf("%d keys imported in %.1fs (%.0f/s)", r.Imported, r.Seconds, float64(r.Imported)/max(r.Seconds, 0.001))
+	text := fmt.Sprintf("%d records imported in %.1fs (%.0f/s)", r.Imported, r.Seconds, float64(r.Imported)/max(r.Seconds, 0.001))
 	if r.Refused > 0 {
 		text += fmt.Sprintf(", %d refused", r.Refused)
 	}

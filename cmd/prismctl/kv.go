@@ -53,6 +53,9 @@ input. Without --ttl the key never expires, also if it did before.`,
 			if (len(args) == 2) == c.Flags().Changed("file") {
 				return usage(nil, "give the value once: as VALUE, as - for standard input, or with --file")
 			}
+			if ifAbsent && c.Flags().Changed("if-version") {
+				return usage(nil, "give --if-absent or --if-version: a key that is absent has no version")
+			}
 			value, err := readValue(c.InOrStdin(), args[1:], file)
 			if err != nil {
 				return err
@@ -81,7 +84,6 @@ input. Without --ttl the key never expires, also if it did before.`,
 	f.DurationVar(&ttl, "ttl", 0, "time to live, such as 30s or 24h (1ms to 10 years)")
 	f.StringVar(&ifVersion, "if-version", "", "store only if the key has this version")
 	f.BoolVar(&ifAbsent, "if-absent", false, "store only if there is no such key")
-	c.MarkFlagsMutuallyExclusive("if-version", "if-absent")
 	return c
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
@@ -17,6 +18,7 @@ func basicChecks() []check {
 		{"basic/largest-value", nil, largestValue},
 		{"basic/hostile-keys", nil, hostileKeysMeetNobody},
 		{"basic/every-connection-sees-it", nil, everyConnection},
+		{"basic/only-what-is-wanted", nil, onlyWhatIsWanted},
 		{"basic/no-shared-memory", nil, noSharedMemory},
 		{"basic/answers", nil, answers},
 		{"basic/unknown-kind", nil, unknownKind},
@@ -152,6 +154,27 @@ func everyConnection(e *env) {
 	}
 }
 
+// onlyWhatIsWanted reads one key with and without its expiry.
+func onlyWhatIsWanted(e *env) {
+	s := e.store()
+	r := s.putFor("a", "1", time.Hour)
+	for _, want := range []driver.Want{driver.ValueOnly, driver.WithExpiry} {
+		got, err := s.kv.Get(e.ctx, "a", want)
+		many := make([]driver.GetResult, 2)
+		s.kv.GetMany(e.ctx, []string{"a", "b"}, want, many)
+		if err != nil || string(got.Value) != "1" || got.Version != r.Version {
+			e.Errorf("get that wants %d: %+v, %v, want version %s", want, got, err, r.Version)
+		}
+		if !sameEntry(got, many[0].Entry) || many[0].Err != nil {
+			e.Errorf("that wants %d: get tells %+v, get many %+v", want, got, many[0])
+		}
+		e.wants("get many of an absent key", many[1].Err, errs.KeyNotFound)
+		if told := !got.Expires.IsZero(); told != (want == driver.WithExpiry && e.g.TTL) {
+			e.Errorf("get that wants %d: expires %s", want, got.Expires)
+		}
+	}
+}
+
 func noSharedMemory(e *env) {
 	s := e.store()
 	value := []byte("value")
@@ -181,7 +204,7 @@ func (s *store) noSharedResults() {
 
 	keys := []string{"a", "b"}
 	results := make([]driver.GetResult, 2)
-	s.kv.GetMany(s.ctx, keys, results)
+	s.kv.GetMany(s.ctx, keys, driver.WithExpiry, results)
 	clear(keys)
 	ops := []driver.Op{{Kind: driver.Put, Key: "c", Value: []byte("1")}, {Kind: driver.Put, Key: "d", Value: []byte("2")}}
 	r := make([]driver.Result, 2)

@@ -23,7 +23,7 @@ func emptyBatches(e *env) {
 	s := e.store()
 	s.kv.Apply(e.ctx, nil, nil)
 	s.kv.Apply(e.ctx, []driver.Op{}, []driver.Result{})
-	s.kv.GetMany(e.ctx, nil, nil)
+	s.kv.GetMany(e.ctx, nil, driver.WithExpiry, nil)
 }
 
 // independentOps mixes operations that fail for every reason with ones that
@@ -44,6 +44,9 @@ func independentOps(e *env) {
 		{driver.Op{Kind: driver.Add, Key: "max", Delta: 1}, errs.OutOfRange},
 		{driver.Op{Kind: driver.Expire, Key: "missing", TTL: driver.MaxTTL}, errs.KeyNotFound},
 		{driver.Op{Kind: driver.Put, Key: "large", Value: make([]byte, e.g.MaxValue+1)}, errs.PayloadTooLarge},
+	}
+	if !e.g.TTL {
+		bad[5].want = errs.Unsupported
 	}
 	var ops []driver.Op
 	for i, b := range bad {
@@ -78,7 +81,7 @@ func oneKeyTwice(e *env) {
 		driver.Op{Kind: driver.Put, Key: "a", Value: []byte("2")},
 		driver.Op{Kind: driver.Put, Key: "a", Value: []byte("3")},
 	)
-	got, err := s.kv.Get(e.ctx, "a")
+	got, err := s.kv.Get(e.ctx, "a", driver.WithExpiry)
 	if err != nil {
 		e.Fatalf("get: %s", describe(err))
 	}

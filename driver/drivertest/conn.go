@@ -127,23 +127,23 @@ func useAfterClose(e *env) {
 // endedWith checks that each method answers reason, in each result.
 func (s *store) endedWith(ctx context.Context, reason errs.Reason) {
 	s.Helper()
-	_, err := s.kv.Get(ctx, "a")
+	_, err := s.kv.Get(ctx, "a", driver.WithExpiry)
 	s.wants("get", err, reason)
 	_, err = s.kv.Scan(ctx, driver.ScanRequest{Limit: 10})
 	s.wants("scan", err, reason)
 	many := make([]driver.GetResult, 3)
-	s.kv.GetMany(ctx, []string{"a", "b", "c"}, many)
+	s.kv.GetMany(ctx, []string{"a", "b", "c"}, driver.WithExpiry, many)
 	for _, r := range many {
 		s.wants("get many", r.Err, reason)
 	}
-	ops := []driver.Op{
+	ops := s.possible([]driver.Op{
 		{Kind: driver.Put, Key: "a"},
 		{Kind: driver.Delete, Key: "b"},
 		{Kind: driver.Add, Key: "c", Delta: 1},
 		{Kind: driver.Expire, Key: "d", TTL: time.Hour},
 		{Kind: driver.Put, Key: "e", IfAbsent: true},
 		{Kind: driver.Put, Key: "f", IfVersion: "v"},
-	}
+	})
 	results := make([]driver.Result, len(ops))
 	s.kv.Apply(ctx, ops, results)
 	for i, r := range results {
@@ -166,7 +166,7 @@ func closeUnderLoad(e *env) {
 		go func() {
 			started <- struct{}{}
 			for {
-				if _, err := s.kv.Get(e.ctx, "a"); err != nil {
+				if _, err := s.kv.Get(e.ctx, "a", driver.WithExpiry); err != nil {
 					ended <- err
 					return
 				}
@@ -203,7 +203,7 @@ func persists(e *env) {
 	s.putFor("d", "", 0)
 	s.add("e", 5)
 	for _, key := range []string{"a", "b", "c", "d", "e"} {
-		entry, err := s.kv.Get(e.ctx, key)
+		entry, err := s.kv.Get(e.ctx, key, driver.WithExpiry)
 		if err != nil {
 			e.Fatalf("get: %s", describe(err))
 		}

@@ -47,33 +47,47 @@ const writers = 4
 
 // processKilled kills a process that writes, and looks for what it was
 // acknowledged. Each writer adds 1 to a key of its own, each time under a new
-// token, so that a write that was not acknowledged can be repeated.
+// token, so that a write that was not acknowledged can be repeated. Where the
+// harness has a Dir, a new one is used and opened by one process at a time.
 func processKilled(e *env) {
 	c, space := e.s.h.Config, e.space()
+	if c.Dir != "" {
+		c.Dir = e.TempDir()
+	}
 	o := orders{Test: testName(e.Name()), URL: c.URL, Dir: c.Dir, Options: c.Options, Asserts: c.Asserts, Namespace: space.Namespace}
 	for i := range o.First {
 		o.First[i] = 1
 	}
 	for range 4 {
 		acked := e.killChild(o)
-		s := e.storeOn(e.open(), space)
+		conn := e.openConfig(c)
+		s := e.storeOn(conn, space)
 		for w := range writers {
-			got := s.getMany(writerKey(w))[0]
-			var n int
-			_, _ = fmt.Sscan(string(got.Value), &n)
-			if n < acked[w] || n > acked[w]+1 {
-				e.Fatalf("writer %d: %d writes were acknowledged, %d are there", w, acked[w], n)
-			}
-			o.First[w] = n + 1
-			if e.g.Idempotency != driver.IdempotencyAtomic {
-				continue
-			}
-			if r := s.ok(writerOp(e.g, o.Namespace, w, acked[w]+1)); r.Number != int64(acked[w]+1) || r.Repeated != (n == acked[w]+1) {
-				e.Fatalf("writer %d: the write that was under way had %d as its effect and the repeat answers %+v", w, n, r)
-			}
-			o.First[w] = acked[w] + 2
+			o.First[w] = s.afterKill(w, acked[w])
+		}
+		if err := conn.Close(); err != nil {
+			e.Fatalf("close: %v", err)
 		}
 	}
+}
+
+// afterKill checks what a writer left behind, repeats what was under way if
+// that can be done, and returns the number of the next write.
+func (s *store) afterKill(w, acked int) (next int) {
+	s.Helper()
+	var n int
+	_, _ = fmt.Sscan(string(s.getMany(writerKey(w))[0].Value), &n)
+	if n < acked || n > acked+1 {
+		s.Fatalf("writer %d: %d writes were acknowledged, %d are there", w, acked, n)
+	}
+	if s.g.Idempotency != driver.IdempotencyAtomic {
+		return n + 1
+	}
+	r := s.ok(writerOp(s.g, s.space.Namespace, w, acked+1))
+	if r.Number != int64(acked+1) || r.Repeated != (n == acked+1) {
+		s.Fatalf("writer %d: of the write that was under way %d is there, and its repeat answers %+v", w, n, r)
+	}
+	return acked + 2
 }
 
 func writerKey(w int) string { return fmt.Sprint("writer", w) }
@@ -84,8 +98,8 @@ func writerOp(g driver.Guarantees, namespace string, w, i int) driver.Op {
 	if g.Idempotency == driver.IdempotencyAtomic {
 		op.Once = &driver.Once{TTL: driver.MaxTTL}
 		copy(op.Once.Token[:8], namespace[len(namespace)-8:])
-		binary.BigEndian.PutUint32(op.Once.Token[8:], uint32(w))  //nolint:gosec // small
-		binary.BigEndian.PutUint32(op.Once.Token[12:], uint32(i)) //nolint:gosec // small
+		binary.BigEndian.PutUint32(op.Once.Token[8:], uint32(w))
+		binary.BigEndian.PutUint32(op.Once.Token[12:], uint32(i))
 	}
 	return op
 }

@@ -40,7 +40,7 @@ import (
 
 // A Harness says how the suite reaches one technology in one configuration.
 type Harness struct {
-	Name   string        // the row in docs/backends.md: "redis", "redis (cluster)"
+	Name   string        // the row in docs/backends.md: "redis", "redis (cluster)"; "" for none
 	Driver driver.Driver // the technology
 
 	// Config opens the backend under test. It is opened many times, also

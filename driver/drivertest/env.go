@@ -71,6 +71,20 @@ func (e *env) storeOn(conn driver.Conn, space driver.Space) *store {
 	return &store{env: e, kv: b.KV, watcher: b.Watcher, space: space}
 }
 
+// ttl returns a time to live, 0 where entries cannot expire.
+func (e *env) ttl(d time.Duration) time.Duration {
+	if !e.g.TTL {
+		return 0
+	}
+	return d
+}
+
+// possible returns the operations without those that need a time to live,
+// where entries cannot expire.
+func (e *env) possible(ops []driver.Op) []driver.Op {
+	return slices.DeleteFunc(ops, func(op driver.Op) bool { return !e.g.TTL && (op.Kind == driver.Expire || op.TTL > 0) })
+}
+
 // await waits until a condition holds.
 func (e *env) await(what string, holds func() bool) {
 	e.Helper()
@@ -102,6 +116,9 @@ func describe(err error) string {
 	return errs.ReasonOf(err).String() + " (" + err.Error() + ")"
 }
 
+// hang is how much longer than it may a call takes until nobody waits for it.
+const hang = 10 * time.Second
+
 // within reports a call that took longer than it may.
 func (e *env) within(what string, limit time.Duration, call func()) {
 	e.Helper()
@@ -113,7 +130,7 @@ func (e *env) within(what string, limit time.Duration, call func()) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(limit + hang):
 		e.Fatalf("%s: hangs", what)
 	}
 	if took := time.Since(start); took > limit {

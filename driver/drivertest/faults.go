@@ -16,6 +16,7 @@ func faultChecks() []check {
 	return []check{
 		{"faults/away-at-open", needsServer, awayAtOpen},
 		{"faults/killed-and-restarted", needsServer, killedAndRestarted},
+		{"faults/cursor-after-restart", needsServer, cursorAfterRestart},
 		{"faults/paused", needsServer, paused},
 		{"faults/cancelled-under-way", needsServer, cancelledUnderWay},
 		{"faults/answer-lost", needsServer, answerLost},
@@ -81,12 +82,12 @@ func (s *store) fault(reads, writes []errs.Reason) map[errs.Reason]int {
 	s.Helper()
 	adds := map[errs.Reason]int{}
 	s.timed("get", reads, func(ctx context.Context) []error {
-		_, err := s.kv.Get(ctx, "a")
+		_, err := s.kv.Get(ctx, "a", driver.WithExpiry)
 		return []error{err}
 	})
 	s.timed("get many", reads, func(ctx context.Context) []error {
 		results := make([]driver.GetResult, 3)
-		s.kv.GetMany(ctx, []string{"a", "b", "a"}, results)
+		s.kv.GetMany(ctx, []string{"a", "b", "a"}, driver.WithExpiry, results)
 		return []error{results[0].Err, results[1].Err, results[2].Err}
 	})
 	s.timed("scan", reads, func(ctx context.Context) []error {
@@ -100,12 +101,12 @@ func (s *store) fault(reads, writes []errs.Reason) map[errs.Reason]int {
 		return []error{results[0].Err}
 	})
 	s.timed("batch", writes, func(ctx context.Context) []error {
-		ops := []driver.Op{
+		ops := s.possible([]driver.Op{
 			{Kind: driver.Put, Key: "x", Value: noise(1000)},
 			{Kind: driver.Put, Key: "y", IfAbsent: true},
 			{Kind: driver.Delete, Key: "x", IfVersion: "nonesuch"},
 			{Kind: driver.Expire, Key: "x", TTL: time.Hour},
-		}
+		})
 		results := make([]driver.Result, len(ops))
 		s.kv.Apply(ctx, ops, results)
 		var all []error
@@ -141,7 +142,7 @@ func (p *patient) heals() {
 		ctx, cancel := p.soon()
 		results := make([]driver.Result, 1)
 		p.kv.Apply(ctx, []driver.Op{{Kind: driver.Put, Key: key, Value: []byte("1")}}, results)
-		_, err := p.kv.Get(ctx, key)
+		_, err := p.kv.Get(ctx, key, driver.WithExpiry)
 		cancel()
 		if results[0].Err == nil && err == nil {
 			break
@@ -214,6 +215,41 @@ func killedAndRestarted(e *env) {
 	}
 }
 
+// cursorAfterRestart goes on with a scan on a server that was killed and
+// started again: it comes to the end as promised, or is told that the server
+// has lost the cursor.
+func cursorAfterRestart(e *env) {
+	p := e.patient()
+	var want []string
+	for i := range 60 {
+		want = append(want, fmt.Sprintf("k%02d", i))
+		p.put(want[i], "1")
+	}
+	r := driver.ScanRequest{Prefix: "k", Limit: 7}
+	first := p.page(r)
+	if first.Next == nil {
+		e.Fatal("scan of sixty keys by seven: no Next after the first page")
+	}
+	p.server.Process.Kill()
+	p.server.Process.Start()
+	p.heals()
+	found := keysOf(first.Items)
+	for r.Cursor = first.Next; r.Cursor != nil; {
+		page, err := p.kv.Scan(e.ctx, r)
+		if errs.ReasonOf(err) == errs.StaleCursor {
+			return
+		}
+		if err != nil {
+			e.Fatalf("scan after a restart: %s", describe(err))
+		}
+		found = append(found, keysOf(page.Items)...)
+		r.Cursor = page.Next
+	}
+	if e.g.Ack.Process {
+		p.sameKeys("scan before and after a restart", found, want)
+	}
+}
+
 // tally counts the outcomes of additions.
 type tally struct{ acked, unknown int }
 
@@ -268,7 +304,7 @@ func paused(e *env) {
 		wg.Go(func() {
 			ctx, cancel := p.soon()
 			defer cancel()
-			_, err := p.kv.Get(ctx, "a")
+			_, err := p.kv.Get(ctx, "a", driver.WithExpiry)
 			p.wants("one of many reads on a paused server", err, readFaults...)
 		})
 	}
@@ -284,7 +320,7 @@ func cancelledUnderWay(e *env) {
 	p.put("a", "1")
 	p.proxy.Set(faultproxy.Pause)
 	for what, call := range map[string]func(context.Context) error{
-		"get": func(ctx context.Context) error { _, err := p.kv.Get(ctx, "a"); return err },
+		"get": func(ctx context.Context) error { _, err := p.kv.Get(ctx, "a", driver.WithExpiry); return err },
 		"scan": func(ctx context.Context) error {
 			_, err := p.kv.Scan(ctx, driver.ScanRequest{Limit: 10})
 			return err
@@ -296,7 +332,7 @@ func cancelledUnderWay(e *env) {
 		},
 		"get many": func(ctx context.Context) error {
 			results := make([]driver.GetResult, 2)
-			p.kv.GetMany(ctx, []string{"a", "b"}, results)
+			p.kv.GetMany(ctx, []string{"a", "b"}, driver.WithExpiry, results)
 			return results[1].Err
 		},
 		"ping": p.conn.Ping,
@@ -353,7 +389,7 @@ func answerLost(e *env) {
 // absentOr reads through the proxy, so that a connection is open.
 func (p *patient) absentOr(key string) {
 	p.Helper()
-	if _, err := p.kv.Get(p.ctx, key); err != nil {
+	if _, err := p.kv.Get(p.ctx, key, driver.WithExpiry); err != nil {
 		p.wants("get", err, errs.KeyNotFound)
 	}
 }
@@ -392,7 +428,7 @@ func (p *patient) getRight(key string, limit time.Duration) {
 	p.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, limit)
 	defer cancel()
-	got, err := p.kv.Get(ctx, key)
+	got, err := p.kv.Get(ctx, key, driver.WithExpiry)
 	if err != nil {
 		p.wants("get that may have no answer", err, readFaults...)
 	} else if string(got.Value) != "value of "+key {

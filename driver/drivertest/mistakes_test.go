@@ -33,16 +33,16 @@ type broken struct {
 	guarantees func(driver.Guarantees) driver.Guarantees
 }
 
-func (b *broken) Get(ctx context.Context, key string) (driver.Entry, error) {
+func (b *broken) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	if b.get == nil {
-		return b.KV.Get(ctx, key)
+		return b.KV.Get(ctx, key, driver.WithExpiry)
 	}
 	return b.get(ctx, key)
 }
 
-func (b *broken) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (b *broken) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	if b.get == nil {
-		b.KV.GetMany(ctx, keys, results)
+		b.KV.GetMany(ctx, keys, driver.WithExpiry, results)
 		return
 	}
 	for i, key := range keys {
@@ -150,7 +150,9 @@ func spoilScan(change func(*driver.ScanRequest)) func(*driver.Driver) {
 // cuts them.
 func spoilKeys(change func(string) string) func(*driver.Driver) {
 	return spoilKV(func(b *broken) {
-		b.get = func(ctx context.Context, key string) (driver.Entry, error) { return b.KV.Get(ctx, change(key)) }
+		b.get = func(ctx context.Context, key string) (driver.Entry, error) {
+			return b.KV.Get(ctx, change(key), driver.WithExpiry)
+		}
 		b.op = func(ctx context.Context, op driver.Op) driver.Result {
 			op.Key = change(op.Key)
 			return b.one(ctx, op)
@@ -186,7 +188,9 @@ func connMistakes() []mistake {
 		}), []string{"conn/guarantees"}},
 		{"extents are one", spoilBackend(func(_ driver.Space, b *driver.Backend) { b.Extent = driver.Extent{} }), []string{"conn/extents"}},
 		{"contexts are ignored", spoilKV(func(b *broken) {
-			b.get = func(_ context.Context, key string) (driver.Entry, error) { return b.KV.Get(context.Background(), key) }
+			b.get = func(_ context.Context, key string) (driver.Entry, error) {
+				return b.KV.Get(context.Background(), key, driver.WithExpiry)
+			}
 		}), []string{"context/ended-before"}},
 	}
 }
@@ -265,6 +269,7 @@ func opMistakes() []mistake {
 		{"the largest value is not kept", spoilKV(func(b *broken) {
 			b.guarantees = func(g driver.Guarantees) driver.Guarantees { g.MaxValue--; return g }
 		}), []string{"basic/largest-value"}},
+		{"expiry is told to everybody", spoilBackend(func(_ driver.Space, b *driver.Backend) { b.KV = chatty{b.KV} }), []string{"basic/only-what-is-wanted"}},
 		{"memory is shared", spoilKV(shareMemory), []string{"basic/no-shared-memory"}},
 		{"answers are wrong", spoilKV(func(b *broken) {
 			b.op = func(ctx context.Context, op driver.Op) driver.Result {
@@ -321,10 +326,17 @@ func opMistakes() []mistake {
 	}
 }
 
+// chatty tells the expiry whether it is wanted or not.
+type chatty struct{ driver.KV }
+
+func (c chatty) Get(ctx context.Context, key string, _ driver.Want) (driver.Entry, error) {
+	return c.KV.Get(ctx, key, driver.WithExpiry)
+}
+
 type manyOnce struct{ driver.KV }
 
-func (m manyOnce) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
-	m.KV.GetMany(ctx, keys, results)
+func (m manyOnce) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
+	m.KV.GetMany(ctx, keys, driver.WithExpiry, results)
 	for i, key := range keys {
 		if slices.Contains(keys[:i], key) {
 			results[i] = driver.GetResult{Err: errs.KeyNotFound}
@@ -344,7 +356,7 @@ func shareMemory(b *broken) {
 		return r
 	}
 	b.get = func(ctx context.Context, key string) (driver.Entry, error) {
-		e, err := b.KV.Get(ctx, key)
+		e, err := b.KV.Get(ctx, key, driver.WithExpiry)
 		mu.Lock()
 		defer mu.Unlock()
 		if value, ok := given[e.Version]; ok {
@@ -393,7 +405,7 @@ func linger(b *broken) {
 		return b.one(ctx, op)
 	}
 	b.get = func(ctx context.Context, key string) (driver.Entry, error) {
-		e, err := b.KV.Get(ctx, key)
+		e, err := b.KV.Get(ctx, key, driver.WithExpiry)
 		if err == nil && !e.Expires.IsZero() {
 			e.Expires = e.Expires.Add(-longer)
 			if key == "a" || key == "k59" { // these reads hide it, others do not
@@ -408,7 +420,7 @@ func linger(b *broken) {
 
 func keepTTL(b *broken) {
 	b.op = func(ctx context.Context, op driver.Op) driver.Result {
-		if e, err := b.KV.Get(ctx, op.Key); err == nil && op.Kind == driver.Put && op.TTL == 0 && !e.Expires.IsZero() {
+		if e, err := b.KV.Get(ctx, op.Key, driver.WithExpiry); err == nil && op.Kind == driver.Put && op.TTL == 0 && !e.Expires.IsZero() {
 			op.TTL = time.Until(e.Expires)
 		}
 		return b.one(ctx, op)
@@ -432,7 +444,7 @@ func unsafeAdd(b *broken) {
 			return b.one(ctx, op)
 		}
 		var n int64
-		if e, err := b.KV.Get(ctx, op.Key); err == nil {
+		if e, err := b.KV.Get(ctx, op.Key, driver.WithExpiry); err == nil {
 			_, _ = fmt.Sscan(string(e.Value), &n)
 		}
 		runtime.Gosched()
@@ -465,7 +477,7 @@ func versionMistakes() []mistake {
 		}},
 		{"compare and set is two steps", spoilKV(func(b *broken) {
 			b.op = func(ctx context.Context, op driver.Op) driver.Result {
-				e, err := b.KV.Get(ctx, op.Key)
+				e, err := b.KV.Get(ctx, op.Key, driver.WithExpiry)
 				if op.IfVersion == "" || err != nil || e.Version != op.IfVersion {
 					return b.one(ctx, op)
 				}
@@ -524,19 +536,19 @@ func hashVersions(b *broken) {
 	var mu sync.Mutex
 	hash := func(e driver.Entry) string { return fmt.Sprintf("%x", e.Value) }
 	b.get = func(ctx context.Context, key string) (driver.Entry, error) {
-		e, err := b.KV.Get(ctx, key)
+		e, err := b.KV.Get(ctx, key, driver.WithExpiry)
 		e.Version = hash(e)
 		return e, err
 	}
 	b.op = func(ctx context.Context, op driver.Op) driver.Result {
 		mu.Lock()
 		defer mu.Unlock()
-		before, err := b.KV.Get(ctx, op.Key)
+		before, err := b.KV.Get(ctx, op.Key, driver.WithExpiry)
 		if err == nil && op.IfVersion == hash(before) {
 			op.IfVersion = before.Version
 		}
 		r := b.one(ctx, op)
-		if after, err := b.KV.Get(ctx, op.Key); err == nil && r.Err == nil {
+		if after, err := b.KV.Get(ctx, op.Key, driver.WithExpiry); err == nil && r.Err == nil {
 			r.Version = hash(after)
 		}
 		return r
@@ -586,7 +598,7 @@ func offsetCursors(b *broken) {
 		p.Items = p.Items[min(offset, len(p.Items)):]
 		if len(p.Items) > r.Limit {
 			p.Items = p.Items[:r.Limit]
-			p.Next = binary.BigEndian.AppendUint32(nil, uint32(offset+r.Limit)) //nolint:gosec // small
+			p.Next = binary.BigEndian.AppendUint32(nil, uint32(offset+r.Limit))
 		}
 		if r.KeysOnly {
 			for i := range p.Items {
@@ -595,6 +607,24 @@ func offsetCursors(b *broken) {
 		}
 		return p, nil
 	}
+}
+
+// withoutTTL makes a driver one whose entries cannot expire.
+func withoutTTL(d *driver.Driver) {
+	spoilKV(func(b *broken) {
+		forgetTTL(b)
+		b.op = func(ctx context.Context, op driver.Op) driver.Result {
+			if op.TTL > 0 {
+				return driver.Result{Err: errs.Unsupported}
+			}
+			return b.one(ctx, op)
+		}
+	})(d)
+}
+
+// forgetTTL says that entries cannot expire, and does nothing for it.
+func forgetTTL(b *broken) {
+	b.guarantees = func(g driver.Guarantees) driver.Guarantees { g.TTL = false; return g }
 }
 
 func onceMistakes() []mistake {

@@ -17,7 +17,7 @@ func numberChecks() []check {
 		{"numbers/sums", nil, sums},
 		{"numbers/not-a-number", nil, notNumbers},
 		{"numbers/out-of-range", nil, outOfRange},
-		{"numbers/expiry-stays", nil, addKeepsExpiry},
+		{"numbers/expiry-stays", needsTTL, addKeepsExpiry},
 		{"numbers/concurrent", nil, concurrentAdds},
 	}
 }

@@ -20,19 +20,15 @@ func scanChecks() []check {
 		{"scan/page-bytes", nil, pageBytes},
 		{"scan/keys-only", nil, keysOnly},
 		{"scan/entries", nil, scanEntries},
-		{"scan/leaves-out-expired", nil, scanLeavesOutExpired},
+		{"scan/leaves-out-expired", needsTTL, scanLeavesOutExpired},
 		{"scan/many-keys", nil, scanManyKeys},
 		{"scan/while-keys-come-and-go", nil, scanDuringChanges},
 		{"scan/while-it-deletes", nil, scanAndDelete},
 	}
 }
 
-// mostNext is how long a cursor may be. One that names the last key is longer
-// than driver.ScanRequest says if that key has the greatest length.
-const (
-	mostNext    = 1 << 10
-	mostNextMax = 2 << 10
-)
+// mostNext is how long a cursor may be.
+const mostNext = driver.MaxKey + 64
 
 // checkPage checks what holds for every page.
 func (s *store) checkPage(r *driver.ScanRequest, p *driver.Page) {
@@ -43,13 +39,12 @@ func (s *store) checkPage(r *driver.ScanRequest, p *driver.Page) {
 	if p.Next != nil && len(p.Next) == 0 {
 		s.Errorf("scan %s: Next is neither nil nor something", brief(r.Prefix))
 	}
-	size, longest := 0, len(r.Prefix)
+	size := 0
 	for i, item := range p.Items {
 		if r.MaxBytes > 0 && size >= r.MaxBytes {
 			s.Errorf("scan %s: item %d follows %d bytes, at most %d asked for", brief(r.Prefix), i, size, r.MaxBytes)
 		}
 		size += len(item.Key) + len(item.Value)
-		longest = max(longest, len(item.Key))
 		if !strings.HasPrefix(item.Key, r.Prefix) {
 			s.Errorf("scan %s: finds %s", brief(r.Prefix), brief(item.Key))
 		}
@@ -57,12 +52,8 @@ func (s *store) checkPage(r *driver.ScanRequest, p *driver.Page) {
 			s.Errorf("scan of keys %s: %s is more than a key", brief(r.Prefix), brief(item.Key))
 		}
 	}
-	limit := mostNext
-	if longest > driver.MaxKey/2 || len(p.Items) == 0 {
-		limit = mostNextMax
-	}
-	if len(p.Next) > limit {
-		s.Errorf("scan %s: Next has %d bytes, at most %d are allowed", brief(r.Prefix), len(p.Next), limit)
+	if len(p.Next) > mostNext {
+		s.Errorf("scan %s: Next has %d bytes, at most %d are allowed", brief(r.Prefix), len(p.Next), mostNext)
 	}
 }
 
@@ -154,7 +145,7 @@ func scanEntries(e *env) {
 	s.put("e", "x")
 	s.expire("e", time.Minute)
 	for _, item := range s.all("", 2) {
-		got, err := s.kv.Get(e.ctx, item.Key)
+		got, err := s.kv.Get(e.ctx, item.Key, driver.WithExpiry)
 		if err != nil || !sameEntry(got, item.Entry) {
 			e.Errorf("%s: scan tells %+v, get %+v, %v", item.Key, item.Entry, got, err)
 		}

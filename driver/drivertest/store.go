@@ -52,7 +52,13 @@ func (s *store) ok(op driver.Op) driver.Result {
 }
 
 // fails carries out an operation that has to fail for a reason.
-func (s *store) fails(op driver.Op, reason errs.Reason) *errs.Error {
+func (s *store) fails(op driver.Op, reason errs.Reason) {
+	s.Helper()
+	_ = s.failure(op, reason)
+}
+
+// failure is fails for those who look at the error.
+func (s *store) failure(op driver.Op, reason errs.Reason) *errs.Error {
 	s.Helper()
 	r := s.do(op)
 	if !s.wants(opText(op), r.Err, reason) {
@@ -66,9 +72,10 @@ func (s *store) put(key, value string) driver.Result {
 	return s.ok(driver.Op{Kind: driver.Put, Key: key, Value: []byte(value)})
 }
 
+// putFor puts with a time to live, where there is such a thing.
 func (s *store) putFor(key, value string, ttl time.Duration) driver.Result {
 	s.Helper()
-	return s.ok(driver.Op{Kind: driver.Put, Key: key, Value: []byte(value), TTL: ttl})
+	return s.ok(driver.Op{Kind: driver.Put, Key: key, Value: []byte(value), TTL: s.ttl(ttl)})
 }
 
 func (s *store) delete(key string) {
@@ -81,15 +88,20 @@ func (s *store) add(key string, delta int64) driver.Result {
 	return s.ok(driver.Op{Kind: driver.Add, Key: key, Delta: delta})
 }
 
+// expire sets a time to live. Where there is no such thing it makes another
+// change, which leaves the value as it is too.
 func (s *store) expire(key string, ttl time.Duration) driver.Result {
 	s.Helper()
-	return s.ok(driver.Op{Kind: driver.Expire, Key: key, TTL: ttl})
+	if s.g.TTL {
+		return s.ok(driver.Op{Kind: driver.Expire, Key: key, TTL: ttl})
+	}
+	return s.ok(driver.Op{Kind: driver.Put, Key: key, Value: s.getMany(key)[0].Value})
 }
 
 // is checks that key has a value, and returns its entry.
 func (s *store) is(key, value string) driver.Entry {
 	s.Helper()
-	e, err := s.kv.Get(s.ctx, key)
+	e, err := s.kv.Get(s.ctx, key, driver.WithExpiry)
 	if err != nil {
 		s.Fatalf("get %s: %s", brief(key), describe(err))
 	}
@@ -101,7 +113,7 @@ func (s *store) is(key, value string) driver.Entry {
 
 func (s *store) absent(key string) {
 	s.Helper()
-	if _, err := s.kv.Get(s.ctx, key); !s.wants("get "+brief(key), err, errs.KeyNotFound) {
+	if _, err := s.kv.Get(s.ctx, key, driver.WithExpiry); !s.wants("get "+brief(key), err, errs.KeyNotFound) {
 		s.FailNow()
 	}
 }
@@ -111,7 +123,7 @@ func (s *store) getMany(keys ...string) []driver.GetResult {
 	for i := range results {
 		results[i] = driver.GetResult{Entry: driver.Entry{Value: []byte("left over"), Version: "left-over"}, Err: errs.Internal}
 	}
-	s.kv.GetMany(s.ctx, keys, results)
+	s.kv.GetMany(s.ctx, keys, driver.WithExpiry, results)
 	return results
 }
 

@@ -3,7 +3,6 @@ package drivertest
 import (
 	"flag"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,7 +18,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // checks are meant to fail here
 		panic(err)
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // recorder is a testing.TB that keeps failures to itself.
@@ -101,11 +100,19 @@ func memoryHarness() *Harness {
 	return &Harness{Name: "memory", Driver: memory.Driver(), Config: driver.Config{URL: "memory://" + unique()}}
 }
 
+// slowMistakes are found by waiting for what never comes.
+var slowMistakes = []string{
+	"close waits for everybody", "Lost is lost", "changes are lost", "records do not expire", "watches are deaf to Close",
+}
+
 // TestBrokenDriversAreFound runs checks against drivers with one mistake each.
 func TestBrokenDriversAreFound(t *testing.T) {
 	for _, m := range mistakes() {
 		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && slices.Contains(slowMistakes, m.name) {
+				return
+			}
 			h := memoryHarness()
 			m.spoil(&h.Driver)
 			for _, name := range m.found {
@@ -117,6 +124,28 @@ func TestBrokenDriversAreFound(t *testing.T) {
 				if said := record(t, memoryHarness(), name); len(said) > 0 {
 					t.Errorf("%s fails without the mistake: %s", name, said[0])
 				}
+			}
+		})
+	}
+}
+
+// TestWithoutTTL runs all checks on a technology whose entries cannot expire.
+func TestWithoutTTL(t *testing.T) {
+	for _, c := range allChecks() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := memoryHarness()
+			withoutTTL(&h.Driver)
+			if said := record(t, h, c.name); len(said) > 0 {
+				t.Errorf("fails: %q", said)
+			}
+			if c.name != "ttl/refused" {
+				return
+			}
+			h = memoryHarness()
+			spoilKV(forgetTTL)(&h.Driver)
+			if said := record(t, h, c.name); len(said) == 0 {
+				t.Error("passes on entries that can expire after all")
 			}
 		})
 	}

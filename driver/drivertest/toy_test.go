@@ -148,7 +148,7 @@ func (s *toyServer) answer(r *toyRequest) (a toyAnswer) {
 	}
 	a.ID = r.ID
 	for _, key := range r.Keys {
-		e, err := b.KV.Get(context.Background(), key)
+		e, err := b.KV.Get(context.Background(), key, driver.WithExpiry)
 		a.Entries, a.Reasons = append(a.Entries, e), append(a.Reasons, toyReason(err))
 	}
 	if r.Ops != nil {
@@ -336,7 +336,7 @@ type toyKV struct {
 func (k *toyKV) Guarantees() driver.Guarantees {
 	return driver.Guarantees{
 		Version: driver.WriteVersions, Clock: driver.ServerClock, OrderedScan: true, ScanCost: driver.ScanPrefix,
-		Idempotency: driver.IdempotencyAtomic, MaxValue: 1 << 20, Ack: toyAck,
+		Idempotency: driver.IdempotencyAtomic, MaxValue: 1 << 20, TTL: true, Ack: toyAck,
 	}
 }
 
@@ -347,13 +347,13 @@ func (k *toyKV) fail(err error) error {
 	return err
 }
 
-func (k *toyKV) Get(ctx context.Context, key string) (driver.Entry, error) {
+func (k *toyKV) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	var r [1]driver.GetResult
-	k.GetMany(ctx, []string{key}, r[:])
+	k.GetMany(ctx, []string{key}, driver.WithExpiry, r[:])
 	return r[0].Entry, r[0].Err
 }
 
-func (k *toyKV) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (k *toyKV) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	a, _, err := k.call(ctx, &toyRequest{Space: k.space, Keys: keys})
 	for i := range results {
 		switch {

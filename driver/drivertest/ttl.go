@@ -10,14 +10,39 @@ import (
 
 func ttlChecks() []check {
 	return []check{
-		{"ttl/one-millisecond", nil, oneMillisecond},
-		{"ttl/ten-years", nil, tenYears},
-		{"ttl/expires-when-it-says", nil, expiresInTime},
-		{"ttl/expired-is-absent-at-once", nil, absentAtOnce},
-		{"ttl/put-replaces-it", nil, putReplacesTTL},
-		{"ttl/expire", nil, expireSetsTTL},
-		{"ttl/removal-spares-new-values", nil, removalSparesNewValues},
+		{"ttl/refused", needsNoTTL, ttlRefused},
+		{"ttl/one-millisecond", needsTTL, oneMillisecond},
+		{"ttl/ten-years", needsTTL, tenYears},
+		{"ttl/expires-when-it-says", needsTTL, expiresInTime},
+		{"ttl/expired-is-absent-at-once", needsTTL, absentAtOnce},
+		{"ttl/put-replaces-it", needsTTL, putReplacesTTL},
+		{"ttl/expire", needsTTL, expireSetsTTL},
+		{"ttl/removal-spares-new-values", needsTTL, removalSparesNewValues},
 	}
+}
+
+func needsTTL(e *env) string {
+	if !e.g.TTL {
+		return "entries cannot expire"
+	}
+	return ""
+}
+
+func needsNoTTL(e *env) string {
+	if e.g.TTL {
+		return "entries can expire"
+	}
+	return ""
+}
+
+func ttlRefused(e *env) {
+	s := e.store()
+	s.put("a", "1")
+	s.fails(driver.Op{Kind: driver.Put, Key: "a", Value: []byte("2"), TTL: time.Hour}, errs.Unsupported)
+	s.fails(driver.Op{Kind: driver.Put, Key: "b", TTL: time.Hour, IfAbsent: true}, errs.Unsupported)
+	s.fails(driver.Op{Kind: driver.Expire, Key: "a", TTL: time.Hour}, errs.Unsupported)
+	s.is("a", "1")
+	s.absent("b")
 }
 
 // slack is how far the clocks of proxy and backend may be apart here, and how
@@ -60,7 +85,7 @@ func (s *store) expiresWithin(what string, write func() driver.Result, ttl time.
 	before := time.Now()
 	r := write()
 	after := time.Now()
-	got, err := s.kv.Get(s.ctx, "a")
+	got, err := s.kv.Get(s.ctx, "a", driver.WithExpiry)
 	if err != nil {
 		s.Fatalf("get after %s: %s", what, describe(err))
 	}
@@ -95,7 +120,7 @@ func expiresInTime(e *env) {
 func absentAtOnce(e *env) {
 	s := e.store()
 	reads := map[string]func(key string) bool{
-		"get":      func(key string) bool { _, err := s.kv.Get(e.ctx, key); return err == nil },
+		"get":      func(key string) bool { _, err := s.kv.Get(e.ctx, key, driver.WithExpiry); return err == nil },
 		"get many": func(key string) bool { return s.getMany(key)[0].Err == nil },
 		"scan":     func(key string) bool { return len(s.all(key, 10)) > 0 },
 		"scan of keys": func(key string) bool {

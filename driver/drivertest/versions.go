@@ -59,7 +59,7 @@ func newVersions(e *env) {
 			e.Errorf("%s: the version stays %q", what, version)
 		}
 		last = version
-		if got, err := s.kv.Get(e.ctx, "a"); err != nil || got.Version != version {
+		if got, err := s.kv.Get(e.ctx, "a", driver.WithExpiry); err != nil || got.Version != version {
 			e.Errorf("%s: answered version %q, get has %q, %v", what, version, got.Version, err)
 		}
 	}
@@ -105,7 +105,7 @@ func versionsNeverRepeat(e *env) {
 				}
 				note(key+"d", s.do(driver.Op{Kind: driver.Put, Key: key + "d", Value: []byte("1")}).Version)
 				note(key+"n", s.do(driver.Op{Kind: driver.Add, Key: key + "n", Delta: 1}).Version)
-				note(key+"e", s.do(driver.Op{Kind: driver.Put, Key: key + "e", TTL: time.Millisecond}).Version)
+				note(key+"e", s.do(driver.Op{Kind: driver.Put, Key: key + "e", TTL: e.ttl(time.Millisecond)}).Version)
 			}
 		})
 	}
@@ -145,7 +145,7 @@ func versionEverywhere(e *env) {
 		func() driver.Result { return s.put("a", string(noise(70_000))) },
 	} {
 		want := write().Version
-		got, err := s.kv.Get(e.ctx, "a")
+		got, err := s.kv.Get(e.ctx, "a", driver.WithExpiry)
 		if err != nil {
 			e.Fatalf("get: %s", describe(err))
 		}

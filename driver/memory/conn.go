@@ -107,22 +107,24 @@ func (k *kv) Guarantees() driver.Guarantees {
 		ScanCost:    driver.ScanPrefix,
 		Idempotency: driver.IdempotencyAtomic,
 		MaxValue:    k.conn.settings.maxValue,
+		TTL:         true,
 		Ack:         ack,
 	}
 }
 
 // Get allocates nothing but the value.
-func (k *kv) Get(ctx context.Context, key string) (driver.Entry, error) {
+func (k *kv) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	if err := k.conn.usable(ctx); err != nil {
 		return driver.Entry{}, err
 	}
-	return k.space.get(key)
+	e, err := k.space.get(key)
+	return e.Wanted(want), err
 }
 
 // GetMany reads one key after the other.
-func (k *kv) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (k *kv) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	for i, key := range keys {
-		results[i].Entry, results[i].Err = k.Get(ctx, key)
+		results[i].Entry, results[i].Err = k.Get(ctx, key, want)
 	}
 }
 

@@ -136,6 +136,6 @@ func (n *names) release(d *data) {
 // data, of this process or the next one, gives out a version again.
 func newEpoch() string {
 	var b [10]byte
-	rand.Read(b[:]) //nolint:errcheck // it never returns an error
+	rand.Read(b[:])
 	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:])) + "-"
 }

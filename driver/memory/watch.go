@@ -29,14 +29,14 @@ func (ws *watchers) add(w *watch) {
 		ws.all = make(map[*watch]struct{})
 	}
 	ws.all[w] = struct{}{}
-	ws.count.Store(int32(len(ws.all))) //nolint:gosec // memory ends before this overflows
+	ws.count.Store(int32(len(ws.all)))
 }
 
 func (ws *watchers) remove(w *watch) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	delete(ws.all, w)
-	ws.count.Store(int32(len(ws.all))) //nolint:gosec // as above
+	ws.count.Store(int32(len(ws.all)))
 }
 
 func (ws *watchers) tell(key string) {

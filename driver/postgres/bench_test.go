@@ -3,7 +3,6 @@ package postgres_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +22,7 @@ const benchKeys = 1000
 // itself, with as many connections as serve it best here.
 func BenchmarkCallers(b *testing.B) {
 	s := servers.Postgres(b)
-	conn, err := postgres.Driver().Open(driver.Config{Name: "bench", URL: s.URL, Credentials: login(s), Options: []byte(os.Getenv("BENCH_OPTIONS"))})
+	conn, err := postgres.Driver().Open(driver.Config{Name: "bench", URL: s.URL, Credentials: login(s)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -70,7 +69,7 @@ func BenchmarkCallers(b *testing.B) {
 			pool.Close()
 		}
 		run(b, fmt.Sprintf("get/prism/%d", callers), callers, func(key string) error {
-			_, err := space.KV.Get(ctx, key)
+			_, err := space.KV.Get(ctx, key, driver.WithExpiry)
 			return err
 		})
 		run(b, fmt.Sprintf("put/prism/%d", callers), callers, put)

@@ -106,7 +106,7 @@ func parse(cfg *driver.Config) (*parsed, error) {
 	p.where = net.JoinHostPort(strings.ToLower(t.host), strconv.Itoa(int(t.port))) + "/" + t.database
 	pool, err := poolConfig(t, tlsConfig, p.options)
 	if err != nil {
-		m.add("url", "the environment holds a PGSERVICE or PGPASSFILE that cannot be read; unset it, Prism does not use it")
+		m.add("url", "the environment holds a PG… variable that cannot be used, such as PGSERVICE; unset it, Prism does not use it")
 		return nil, m.err()
 	}
 	if cfg.Credentials != nil {
@@ -244,7 +244,8 @@ func verifyChain(roots *x509.CertPool) func(tls.ConnectionState) error {
 // from the environment is overwritten, so that a stray PGPASSWORD or
 // PGSSLMODE changes nothing.
 func poolConfig(t target, conf *tls.Config, o options) (*pgxpool.Config, error) {
-	p, err := pgxpool.ParseConfig("host=127.0.0.1 user=postgres password=x sslmode=disable sslnegotiation=postgres target_session_attrs=any connect_timeout=5")
+	p, err := pgxpool.ParseConfig("host=127.0.0.1 port=5432 user=postgres password=x sslmode=disable sslrootcert='' sslcert='' sslkey='' passfile='' " +
+		"sslnegotiation=postgres sslcertmode=allow target_session_attrs=any connect_timeout=5 require_auth='' channel_binding=prefer min_protocol_version=3.0 max_protocol_version=3.0")
 	if err != nil {
 		return nil, err
 	}

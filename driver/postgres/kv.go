@@ -52,6 +52,7 @@ func (s *kv) Guarantees() driver.Guarantees {
 		ScanCost:    driver.ScanPrefix,
 		Idempotency: driver.IdempotencyAtomic,
 		MaxValue:    maxValue,
+		TTL:         !s.space.layout.adopted(),
 		Shared:      true,
 		Ack:         s.c.assert.ack(),
 	}
@@ -72,14 +73,14 @@ func checkKey(key string) error {
 }
 
 // Get returns the entry of key.
-func (s *kv) Get(ctx context.Context, key string) (driver.Entry, error) {
+func (s *kv) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	var results [1]driver.GetResult
-	s.GetMany(ctx, []string{key}, results[:])
+	s.GetMany(ctx, []string{key}, want, results[:])
 	return results[0].Entry, results[0].Err
 }
 
 // GetMany reads the keys with one query, shared with other callers.
-func (s *kv) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (s *kv) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	if len(keys) == 0 {
 		return
 	}
@@ -92,7 +93,9 @@ func (s *kv) GetMany(ctx context.Context, keys []string, results []driver.GetRes
 		failReads(results, contextError(ctx))
 		return
 	}
-	copy(results, job.results)
+	for i := range results {
+		results[i] = driver.GetResult{Entry: job.results[i].Wanted(want), Err: job.results[i].Err}
+	}
 }
 
 // Apply carries the operations out, in pipelines shared with other callers.

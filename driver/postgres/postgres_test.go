@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -35,9 +34,6 @@ type fixture struct {
 
 func newFixture(t *testing.T, settings ...string) *fixture {
 	t.Helper()
-	t.Cleanup(func() {
-		goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	})
 	return onServer(t, servers.PostgresWith(t, settings...))
 }
 
@@ -54,12 +50,12 @@ func (f *fixture) config() driver.Config {
 }
 
 func (f *fixture) options(more string) json.RawMessage {
-	schema := strings.ToLower(strings.NewReplacer("/", "_").Replace(f.Name()))
-	return json.RawMessage(fmt.Sprintf(`{"schema": %q%s}`, schema, more))
+	return json.RawMessage(fmt.Sprintf(`{"schema": %q%s}`, f.schema(), more))
 }
 
+// schema is named after the test.
 func (f *fixture) schema() string {
-	return strings.ToLower(strings.NewReplacer("/", "_").Replace(f.Name()))
+	return strings.ToLower(strings.NewReplacer("/", "_", "-", "_").Replace(f.Name()))
 }
 
 func (f *fixture) open(c driver.Config) driver.Conn {
@@ -126,7 +122,7 @@ func (f *fixture) put(kv driver.KV, key, value string) string {
 
 func (f *fixture) get(kv driver.KV, key string) driver.Entry {
 	f.Helper()
-	e, err := kv.Get(f.ctx, key)
+	e, err := kv.Get(f.ctx, key, driver.WithExpiry)
 	if err != nil {
 		f.Fatalf("get %q: %v", key, err)
 	}
@@ -155,32 +151,64 @@ func (f *fixture) await(what string, holds func() bool) {
 	}
 }
 
-func TestNativeAndReadable(t *testing.T) {
+// TestOnOneServer runs what needs no server of its own, each in its own schema.
+func TestOnOneServer(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	s := servers.Postgres(t)
+	for name, test := range map[string]func(*fixture){
+		"native":            nativeAndReadable,
+		"racing":            racingProxiesMakeOneSchema,
+		"newer-schema":      newerSchemaIsRefused,
+		"no-create":         missingRightToCreate,
+		"max-connections":   maxConnectionsHold,
+		"flights":           flightsHold,
+		"statement-timeout": statementTimeoutHolds,
+		"lock":              lockedRowFailsAlone,
+		"sweep":             sweepRemovesExpired,
+		"leaving":           leavingDisturbsNobody,
+		"one-fails":         oneFailsAlone,
+		"no-deadlocks":      noDeadlocks,
+		"credentials":       credentialsPerConnection,
+		"read-only":         readOnly,
+		"terminated":        terminatedConnections,
+		"dropped":           droppedTablesComeBack,
+		"scan-edges":        scanEdges,
+		"adopted-types":     adoptedTypes,
+		"adopted-names":     adoptedNames,
+		"adopted-refused":   adoptedRefused,
+		"adopted-null":      adoptedNull,
+		"adopted-changes":   adoptedChanges,
+		"adopted-once":      adoptedOnce,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(onServer(t, s))
+		})
+	}
+}
+
+func nativeAndReadable(f *fixture) {
 	kv := f.kv(f.open(f.config()), "")
 	v := f.put(kv, "a/b:%_*\n", "hello")
 	f.one(kv, driver.Op{Kind: driver.Put, Key: "ttl", TTL: time.Hour})
 	if e := f.get(kv, "a/b:%_*\n"); string(e.Value) != "hello" || e.Version != v || !e.Expires.IsZero() {
-		t.Errorf("got %+v", e)
+		f.Errorf("got %+v", e)
 	}
 	var key, value, version string
 	err := f.direct().QueryRow(f.ctx, "SELECT key, convert_from(value, 'UTF8'), version::text FROM "+f.schema()+".prism_kv WHERE namespace = 'orders' AND pattern = 'carts' AND expires_at IS NULL").Scan(&key, &value, &version)
 	if err != nil || key != "a/b:%_*\n" || value != "hello" || version != v {
-		t.Errorf("the table holds %q %q %q, %v", key, value, version, err)
+		f.Errorf("the table holds %q %q %q, %v", key, value, version, err)
 	}
 }
 
-func TestRacingProxiesMakeOneSchema(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+func racingProxiesMakeOneSchema(f *fixture) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		kv := f.kv(f.open(f.config()), "")
 		wg.Go(func() {
 			for _, r := range f.apply(kv, driver.Op{Kind: driver.Put, Key: fmt.Sprint("k", i)}) {
 				if r.Err != nil {
-					t.Error(r.Err)
+					f.Error(r.Err)
 				}
 			}
 		})
@@ -188,4 +216,4 @@ func TestRacingProxiesMakeOneSchema(t *testing.T) {
 	wg.Wait()
 }
 
-func TestMain(m *testing.M) { os.Exit(m.Run()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -153,18 +153,12 @@ func above(prefix string) string {
 	return ""
 }
 
-// The cursor of a page is the last key behind the whole text of the prefix,
-// with a checksum before it unless that would make the cursor too long.
-const (
-	maxCursor   = 1 << 10
-	cursorCheck = 8
-)
+// The cursor of a page is a checksum and the last key behind the whole text of
+// the prefix.
+const cursorCheck = 8
 
 func (s *kv) encodeCursor(prefix, whole, last string) []byte {
 	tail := last[len(whole):]
-	if len(tail)+cursorCheck > maxCursor {
-		return []byte(tail)
-	}
 	return append(s.cursorSum(prefix, tail), tail...)
 }
 
@@ -173,18 +167,11 @@ func (s *kv) decodeCursor(prefix, whole string, cursor []byte) (after string, er
 	if cursor == nil {
 		return "", nil
 	}
-	tail := ""
-	switch {
-	case len(cursor) > maxCursor || len(cursor) < cursorCheck:
-		return "", errs.InvalidCursor
-	case bytes.Equal(cursor[:cursorCheck], s.cursorSum(prefix, string(cursor[cursorCheck:]))):
-		tail = string(cursor[cursorCheck:])
-	case len(cursor)+cursorCheck > maxCursor:
-		tail = string(cursor)
-	default:
+	if len(cursor) < cursorCheck || len(cursor) > cursorCheck+driver.MaxKey {
 		return "", errs.InvalidCursor
 	}
-	if checkKey(whole+tail) != nil {
+	tail := string(cursor[cursorCheck:])
+	if !bytes.Equal(cursor[:cursorCheck], s.cursorSum(prefix, tail)) || checkKey(whole+tail) != nil {
 		return "", errs.InvalidCursor
 	}
 	return whole + tail, nil

@@ -37,12 +37,11 @@ func BenchmarkReads(b *testing.B) {
 	script := rueidis.NewLuaScriptReadOnly(`return {redis.call('GET', KEYS[1]), redis.call('PEXPIRETIME', KEYS[1])}`)
 	for name, read := range map[string]func() error{
 		"value": func() error {
-			value, err := k.link.one(b.Context(), c, c.B().Get().Key(k.layout.readable("k")).Build()).AsBytes()
-			_ = versionOf(value)
+			_, err := k.Get(b.Context(), "k", driver.ValueOnly)
 			return err
 		},
-		"driver": func() error {
-			_, err := k.Get(b.Context(), "k")
+		"with expiry": func() error {
+			_, err := k.Get(b.Context(), "k", driver.WithExpiry)
 			return err
 		},
 		"script": func() error {

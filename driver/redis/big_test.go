@@ -19,7 +19,7 @@ func TestConditionsOnBigValues(t *testing.T) {
 	_, kv, other := start(t)
 	ctx := t.Context()
 	v1 := put(t, kv, "k", big).Version
-	if e, err := kv.Get(ctx, "k"); err != nil || e.Version != v1 || len(e.Value) != len(big) {
+	if e, err := kv.Get(ctx, "k", driver.WithExpiry); err != nil || e.Version != v1 || len(e.Value) != len(big) {
 		t.Fatalf("get: version %q, %d bytes, %v; want %q", e.Version, len(e.Value), err, v1)
 	}
 	e := wants(t, "put if absent", apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k", IfAbsent: true}).Err, errs.AlreadyExists)

@@ -282,6 +282,7 @@ func (s *settings) guarantees() driver.Guarantees {
 		ScanCost:    driver.ScanKeyspace,
 		Idempotency: driver.IdempotencyAtomic,
 		MaxValue:    s.maxValue,
+		TTL:         true,
 		Shared:      true,
 		Ack:         s.ack(),
 	}

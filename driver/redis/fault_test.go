@@ -22,7 +22,7 @@ func TestServerComesLater(t *testing.T) {
 	conn := open(t, driver.Config{URL: s.URL})
 	kv := space(t, conn, orders)
 	ctx := t.Context()
-	_, err := kv.Get(ctx, "k")
+	_, err := kv.Get(ctx, "k", driver.WithExpiry)
 	wants(t, "get", err, errs.BackendUnavailable)
 	wants(t, "put", apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k"}).Err, errs.BackendUnavailable)
 	wants(t, "add", apply(ctx, kv, driver.Op{Kind: driver.Add, Key: "k"}).Err, errs.BackendUnavailable)
@@ -86,7 +86,7 @@ func TestPausedServer(t *testing.T) {
 	s.Pause()
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	_, err := kv.Get(ctx, "k")
+	_, err := kv.Get(ctx, "k", driver.WithExpiry)
 	wants(t, "cancelled", err, errs.Cancelled)
 	// More callers than a connection's queue holds, so that some wait for room.
 	var all sync.WaitGroup
@@ -98,7 +98,7 @@ func TestPausedServer(t *testing.T) {
 			begin := time.Now()
 			var err error
 			if i%2 == 0 {
-				_, err = kv.Get(ctx, "k")
+				_, err = kv.Get(ctx, "k", driver.WithExpiry)
 			} else {
 				err = apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k"}).Err
 			}
@@ -117,7 +117,7 @@ func TestPausedServer(t *testing.T) {
 	}
 	s.Resume()
 	await(t, "an answer after the pause", func() bool {
-		_, err := kv.Get(t.Context(), "k")
+		_, err := kv.Get(t.Context(), "k", driver.WithExpiry)
 		return err == nil
 	})
 }
@@ -130,7 +130,7 @@ func TestSilentServerIsGivenUp(t *testing.T) {
 	s.Pause()
 	r := apply(t.Context(), kv, driver.Op{Kind: driver.Put, Key: "k"}) // no deadline of its own
 	wants(t, "a write that was sent", r.Err, errs.OutcomeUnknown)
-	_, err := kv.Get(t.Context(), "k") // the next connection gets no answer either
+	_, err := kv.Get(t.Context(), "k", driver.WithExpiry) // the next connection gets no answer either
 	wants(t, "a read", err, errs.BackendUnavailable)
 	s.Resume()
 }
@@ -144,13 +144,13 @@ func TestCloseWithCallsUnderWay(t *testing.T) {
 	s.Pause()
 	done := make(chan error, 1)
 	go func() {
-		_, err := kv.Get(t.Context(), "k")
+		_, err := kv.Get(t.Context(), "k", driver.WithExpiry)
 		done <- err
 	}()
 	time.AfterFunc(50*time.Millisecond, func() { _ = conn.Close() })
 	wants(t, "under way", <-done, errs.BackendUnavailable)
 	must(t, conn.Close())
-	_, err := kv.Get(t.Context(), "k")
+	_, err := kv.Get(t.Context(), "k", driver.WithExpiry)
 	wants(t, "after close", err, errs.BackendUnavailable)
 	wants(t, "after close", apply(t.Context(), kv, driver.Op{Kind: driver.Put, Key: "k"}).Err, errs.BackendUnavailable)
 	wants(t, "after close", conn.Ping(t.Context()), errs.BackendUnavailable)
@@ -183,7 +183,7 @@ func TestCredentials(t *testing.T) {
 	ctx := t.Context()
 
 	none := space(t, open(t, driver.Config{URL: s.URL}), orders)
-	_, err := none.Get(ctx, "k")
+	_, err := none.Get(ctx, "k", driver.WithExpiry)
 	wants(t, "none", err, errs.BackendUnavailable)
 
 	c := &rotating{password: "wrong"}

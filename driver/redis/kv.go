@@ -29,22 +29,29 @@ var _ driver.KV = (*kv)(nil)
 
 func (k *kv) Guarantees() driver.Guarantees { return k.guarantees }
 
-// commandsPerRead is how many commands read appends for one key.
-const commandsPerRead = 2
+// commandsPerRead returns how many commands read appends for one key: the
+// expiry costs as much as the value.
+func commandsPerRead(want driver.Want) int {
+	if want == driver.WithExpiry {
+		return 2
+	}
+	return 1
+}
 
 // read appends the commands that read the entry under name, and entry decodes
 // their answers: the one place that decides what a read costs.
-func read(cmds []rueidis.Completed, c rueidis.Client, name string) []rueidis.Completed {
-	return append(cmds, c.B().Get().Key(name).Build(), c.B().Pexpiretime().Key(name).Build())
+func read(cmds []rueidis.Completed, c rueidis.Client, name string, want driver.Want) []rueidis.Completed {
+	cmds = append(cmds, c.B().Get().Key(name).Build())
+	if want == driver.WithExpiry {
+		cmds = append(cmds, c.B().Pexpiretime().Key(name).Build())
+	}
+	return cmds
 }
 
-func (k *kv) entry(ctx context.Context, answers []rueidis.RedisResult) (driver.Entry, error) {
-	value, err := answers[0].AsBytes()
-	if err != nil {
-		if rueidis.IsRedisNil(err) {
-			return driver.Entry{}, errs.KeyNotFound
-		}
-		return driver.Entry{}, k.link.fail(ctx, err, false)
+func (k *kv) entry(ctx context.Context, answers []rueidis.RedisResult, want driver.Want) (driver.Entry, error) {
+	e, err := k.value(ctx, answers[0])
+	if err != nil || want != driver.WithExpiry {
+		return e, err
 	}
 	expires, err := answers[1].AsInt64()
 	if err != nil {
@@ -53,10 +60,22 @@ func (k *kv) entry(ctx context.Context, answers []rueidis.RedisResult) (driver.E
 	if expires == -2 { // went between the two commands
 		return driver.Entry{}, errs.KeyNotFound
 	}
+	e.Expires = expiry(expires)
+	return e, nil
+}
+
+func (k *kv) value(ctx context.Context, answer rueidis.RedisResult) (driver.Entry, error) {
+	value, err := answer.AsBytes()
+	if err != nil {
+		if rueidis.IsRedisNil(err) {
+			return driver.Entry{}, errs.KeyNotFound
+		}
+		return driver.Entry{}, k.link.fail(ctx, err, false)
+	}
 	if value == nil {
 		value = []byte{}
 	}
-	return driver.Entry{Value: value, Version: versionOf(value), Expires: expiry(expires)}, nil
+	return driver.Entry{Value: value, Version: versionOf(value)}, nil
 }
 
 // expiry returns the time of an answer of PEXPIRETIME.
@@ -78,16 +97,20 @@ func versionOf(value []byte) string {
 	return string(text[:])
 }
 
-func (k *kv) Get(ctx context.Context, key string) (driver.Entry, error) {
+func (k *kv) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	c, err := k.link.get(ctx)
 	if err != nil {
 		return driver.Entry{}, k.link.fail(ctx, err, false)
 	}
-	cmds := read(make([]rueidis.Completed, 0, commandsPerRead), c, k.layout.readable(key))
-	return k.entry(ctx, k.link.many(ctx, c, cmds))
+	name := k.layout.readable(key)
+	if want != driver.WithExpiry {
+		return k.value(ctx, k.link.one(ctx, c, c.B().Get().Key(name).Build()))
+	}
+	cmds := read(make([]rueidis.Completed, 0, commandsPerRead(want)), c, name, want)
+	return k.entry(ctx, k.link.many(ctx, c, cmds), want)
 }
 
-func (k *kv) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (k *kv) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	if len(keys) == 0 {
 		return
 	}
@@ -99,13 +122,14 @@ func (k *kv) GetMany(ctx context.Context, keys []string, results []driver.GetRes
 		}
 		return
 	}
-	cmds := make([]rueidis.Completed, 0, commandsPerRead*len(keys))
+	each := commandsPerRead(want)
+	cmds := make([]rueidis.Completed, 0, each*len(keys))
 	for _, key := range keys {
-		cmds = read(cmds, c, k.layout.readable(key))
+		cmds = read(cmds, c, k.layout.readable(key), want)
 	}
 	answers := k.link.many(ctx, c, cmds)
 	for i := range results {
-		e, err := k.entry(ctx, answers[commandsPerRead*i:])
+		e, err := k.entry(ctx, answers[each*i:], want)
 		results[i] = driver.GetResult{Entry: e, Err: err}
 	}
 }

@@ -19,7 +19,7 @@ func TestOtherClientsSeePlainStrings(t *testing.T) {
 		t.Fatalf("got %q, %v", got, err)
 	}
 	must(t, other.Set(ctx, "orders:carts:theirs", "41", time.Minute).Err())
-	e, err := kv.Get(ctx, "theirs")
+	e, err := kv.Get(ctx, "theirs", driver.WithExpiry)
 	must(t, err)
 	if left := time.Until(e.Expires); string(e.Value) != "41" || left < 50*time.Second || left > time.Minute+time.Second {
 		t.Fatalf("got %q, expires in %v", e.Value, left)
@@ -38,11 +38,11 @@ func TestDataOfAnotherType(t *testing.T) {
 	_, kv, other := start(t)
 	ctx := t.Context()
 	must(t, other.LPush(ctx, "orders:carts:list", "x").Err())
-	_, err := kv.Get(ctx, "list")
+	_, err := kv.Get(ctx, "list", driver.WithExpiry)
 	wants(t, "get", err, errs.WrongType)
 	results := make([]driver.GetResult, 2)
 	put(t, kv, "text", "1")
-	kv.GetMany(ctx, []string{"list", "text"}, results)
+	kv.GetMany(ctx, []string{"list", "text"}, driver.WithExpiry, results)
 	wants(t, "get many", results[0].Err, errs.WrongType)
 	must(t, results[1].Err)
 	for _, op := range []driver.Op{
@@ -102,7 +102,7 @@ func TestAdoptedLayoutHidesRecords(t *testing.T) {
 	if len(items) != 1 || items[0].Key != "orders:carts:k" {
 		t.Fatalf("scan: %v", items)
 	}
-	_, err := everything.Get(ctx, records[0])
+	_, err := everything.Get(ctx, records[0], driver.WithExpiry)
 	wants(t, "reading a record", err, errs.KeyNotFound)
 	wants(t, "writing a record", apply(ctx, everything, driver.Op{Kind: driver.Delete, Key: records[0]}).Err, errs.InvalidKey)
 }

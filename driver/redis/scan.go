@@ -181,7 +181,7 @@ func (s *scan) take(ctx context.Context, keys []string) (done int, err error) {
 		return 0, err
 	}
 	results := make([]driver.GetResult, len(keys))
-	s.kv.GetMany(ctx, keys, results)
+	s.kv.GetMany(ctx, keys, driver.WithExpiry, results)
 	for i, r := range results {
 		switch errs.ReasonOf(r.Err) {
 		case errs.Unknown:

@@ -88,7 +88,7 @@ func TestTLS(t *testing.T) {
 		if err := apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k", Value: []byte("v")}).Err; err != nil {
 			return err
 		}
-		e, err := kv.Get(ctx, "k")
+		e, err := kv.Get(ctx, "k", driver.WithExpiry)
 		if err == nil && string(e.Value) != "v" {
 			t.Errorf("got %q", e.Value)
 		}

@@ -33,7 +33,7 @@ func TestClusterSpreadsOneSpace(t *testing.T) {
 		must(t, r.Err)
 	}
 	got := make([]driver.GetResult, n)
-	kv.GetMany(ctx, keys, got)
+	kv.GetMany(ctx, keys, driver.WithExpiry, got)
 	for i, g := range got {
 		if g.Err != nil || string(g.Value) != keys[i] {
 			t.Fatalf("%s: %q, %v", keys[i], g.Value, g.Err)
@@ -76,7 +76,7 @@ func TestClusterTokens(t *testing.T) {
 			t.Fatalf("repeat: %+v", r)
 		}
 		wants(t, "another key", add(other, once(i, 2)).Err, errs.IdempotencyMismatch)
-		_, err := kv.Get(ctx, other)
+		_, err := kv.Get(ctx, other, driver.WithExpiry)
 		wants(t, "the other key", err, errs.KeyNotFound)
 	}
 	put(t, kv, "text", "x")
@@ -103,7 +103,7 @@ func TestClusterNodeFails(t *testing.T) {
 	nodes[2].Kill()
 	await(t, "keys of the dead node to fail", func() bool {
 		results := make([]driver.GetResult, len(keys))
-		kv.GetMany(ctx, keys, results)
+		kv.GetMany(ctx, keys, driver.WithExpiry, results)
 		for _, r := range results {
 			if errors.Is(r.Err, errs.BackendUnavailable) {
 				return true
@@ -115,7 +115,7 @@ func TestClusterNodeFails(t *testing.T) {
 	nodes[2].Start()
 	await(t, "all keys to be back", func() bool {
 		results := make([]driver.GetResult, len(keys))
-		kv.GetMany(ctx, keys, results)
+		kv.GetMany(ctx, keys, driver.WithExpiry, results)
 		for _, r := range results {
 			if r.Err != nil {
 				return false

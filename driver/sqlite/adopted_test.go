@@ -78,7 +78,7 @@ func TestAdoptedTable(t *testing.T) {
 			if res := one(kv, driver.Op{Kind: driver.Delete, Key: "a", IfVersion: old.Version}); res.Err != nil {
 				t.Error(res.Err)
 			}
-			if _, err := kv.Get(t.Context(), "a"); errs.ReasonOf(err) != errs.KeyNotFound {
+			if _, err := kv.Get(t.Context(), "a", driver.WithExpiry); errs.ReasonOf(err) != errs.KeyNotFound {
 				t.Error(err)
 			}
 		})
@@ -184,7 +184,7 @@ func refusedRows(t *testing.T, callers int, most int64) {
 	release()
 	done.Wait()
 	for i, res := range results {
-		_, err := b.KV.Get(context.Background(), fmt.Sprint(i))
+		_, err := b.KV.Get(context.Background(), fmt.Sprint(i), driver.WithExpiry)
 		switch values[i%len(values)] {
 		case "good", "fine":
 			if res.Err != nil || err != nil {

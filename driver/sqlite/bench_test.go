@@ -72,7 +72,7 @@ func BenchmarkGet(b *testing.B) {
 			}
 			kv.Apply(context.Background(), ops, make([]driver.Result, len(ops)))
 			parallel(b, func() {
-				if _, err := kv.Get(context.Background(), benchKey(rand.IntN(benchKeys))); err != nil {
+				if _, err := kv.Get(context.Background(), benchKey(rand.IntN(benchKeys)), driver.WithExpiry); err != nil {
 					b.Error(err)
 				}
 			})

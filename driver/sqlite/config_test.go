@@ -174,7 +174,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	if errs.ReasonOf(err) != errs.BackendUnavailable || !strings.Contains(err.Error(), "schema 99") {
 		t.Fatalf("ping: %v", err)
 	}
-	if _, err := space(t, second, "demo", "").KV.Get(context.Background(), "k"); errs.ReasonOf(err) != errs.BackendUnavailable {
+	if _, err := space(t, second, "demo", "").KV.Get(context.Background(), "k", driver.WithExpiry); errs.ReasonOf(err) != errs.BackendUnavailable {
 		t.Fatalf("get: %v", err)
 	}
 	script(t, dir, "UPDATE prism_schema SET value = 1 WHERE name = 'schema'")

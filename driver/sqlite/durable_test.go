@@ -122,7 +122,7 @@ func TestContextEndsInQueue(t *testing.T) {
 	release()
 	put(t, kv, "last", "")
 	for _, key := range []string{"cancelled", "expired"} {
-		if _, err := kv.Get(t.Context(), key); errs.ReasonOf(err) != errs.KeyNotFound {
+		if _, err := kv.Get(t.Context(), key, driver.WithExpiry); errs.ReasonOf(err) != errs.KeyNotFound {
 			t.Errorf("%s was executed: %v", key, err)
 		}
 	}
@@ -477,7 +477,7 @@ func TestClose(t *testing.T) {
 			t.Errorf("%s after Close: %v", what, err)
 		}
 	}
-	if _, err := b.KV.Get(t.Context(), "first"); errs.ReasonOf(err) != errs.BackendUnavailable {
+	if _, err := b.KV.Get(t.Context(), "first", driver.WithExpiry); errs.ReasonOf(err) != errs.BackendUnavailable {
 		t.Errorf("get after Close: %v", err)
 	}
 	for end := false; !end; {

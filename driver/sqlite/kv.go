@@ -50,11 +50,11 @@ func read[T any](ctx context.Context, c *conn, f func(*link) (T, error)) (T, err
 }
 
 // Get reads one row.
-func (s *space) Get(ctx context.Context, key string) (driver.Entry, error) {
-	return read(ctx, s.conn, func(l *link) (driver.Entry, error) { return s.get(l, key) })
+func (s *space) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
+	return read(ctx, s.conn, func(l *link) (driver.Entry, error) { return s.get(l, key, want) })
 }
 
-func (s *space) get(l *link, key string) (driver.Entry, error) {
+func (s *space) get(l *link, key string, want driver.Want) (driver.Entry, error) {
 	r, found, err := s.table.load(l, key, everything)
 	if err != nil {
 		return driver.Entry{}, err
@@ -62,7 +62,7 @@ func (s *space) get(l *link, key string) (driver.Entry, error) {
 	if !found || r.expires != 0 && r.expired(s.conn.settings.now().UnixMilli()) {
 		return driver.Entry{}, errs.KeyNotFound
 	}
-	return r.entry(), nil
+	return r.entry().Wanted(want), nil
 }
 
 func (r *record) entry() driver.Entry {
@@ -79,12 +79,12 @@ var (
 
 // GetMany reads all keys in one read transaction, which costs less than one for
 // each.
-func (s *space) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (s *space) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	_, err := read(ctx, s.conn, func(l *link) (none struct{}, err error) {
 		if _, err := l.run(&beginRead); err != nil { //nolint:contextcheck // see link
 			return none, err
 		}
-		s.getMany(ctx, l, keys, results)
+		s.getMany(ctx, l, keys, want, results)
 		_, err = l.run(&endRead) //nolint:contextcheck // see link
 		return none, err
 	})
@@ -96,7 +96,7 @@ func (s *space) GetMany(ctx context.Context, keys []string, results []driver.Get
 	}
 }
 
-func (s *space) getMany(ctx context.Context, l *link, keys []string, results []driver.GetResult) {
+func (s *space) getMany(ctx context.Context, l *link, keys []string, want driver.Want, results []driver.GetResult) {
 	var over error
 	for i, key := range keys {
 		if i%checkEvery == 0 {
@@ -106,7 +106,7 @@ func (s *space) getMany(ctx context.Context, l *link, keys []string, results []d
 			results[i] = driver.GetResult{Err: over}
 			continue
 		}
-		e, err := s.get(l, key)
+		e, err := s.get(l, key, want)
 		s.conn.file.writer.blame(err)
 		results[i] = driver.GetResult{Entry: e, Err: explain(s.conn.settings.name, err)}
 	}

@@ -49,7 +49,7 @@ func TestExpiry(t *testing.T) {
 		t.Errorf("add: %+v", res)
 	}
 	c.advance(time.Millisecond)
-	if _, err := kv.Get(t.Context(), "k"); errs.ReasonOf(err) != errs.KeyNotFound {
+	if _, err := kv.Get(t.Context(), "k", driver.WithExpiry); errs.ReasonOf(err) != errs.KeyNotFound {
 		t.Errorf("get: %v", err)
 	}
 	if page, err := kv.Scan(t.Context(), driver.ScanRequest{Limit: 1}); err != nil || len(page.Items) != 0 {
@@ -232,7 +232,7 @@ func TestConnectionsShareTheFile(t *testing.T) {
 		if err := first.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := one.KV.Get(context.Background(), "k"); errs.ReasonOf(err) != errs.BackendUnavailable {
+		if _, err := one.KV.Get(context.Background(), "k", driver.WithExpiry); errs.ReasonOf(err) != errs.BackendUnavailable {
 			t.Errorf("get through a closed connection: %v", err)
 		}
 		if got := get(t, two.KV, "k"); got.Version != version {

@@ -162,6 +162,7 @@ func (s *space) Guarantees() driver.Guarantees {
 		ScanCost:    driver.ScanPrefix,
 		Idempotency: driver.IdempotencyAtomic,
 		MaxValue:    s.conn.settings.maxValue,
+		TTL:         s.table.versions() == driver.WriteVersions, // an adopted table has no place for it
 		Ack:         s.ack,
 	}
 }

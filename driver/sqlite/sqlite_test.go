@@ -66,7 +66,7 @@ func put(t testing.TB, kv driver.KV, key, value string) string {
 
 func get(t testing.TB, kv driver.KV, key string) driver.Entry {
 	t.Helper()
-	e, err := kv.Get(context.Background(), key)
+	e, err := kv.Get(context.Background(), key, driver.WithExpiry)
 	if err != nil {
 		t.Fatalf("get %q: %v", key, err)
 	}

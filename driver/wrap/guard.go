@@ -15,17 +15,17 @@ type guarded struct {
 	severe func(err error) bool
 }
 
-func (k *guarded) Get(ctx context.Context, key string) (driver.Entry, error) {
+func (k *guarded) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	leave, err := k.enter(ctx)
 	if err != nil {
 		return driver.Entry{}, err
 	}
-	e, err := k.KV.Get(ctx, key)
+	e, err := k.KV.Get(ctx, key, want)
 	leave(err)
 	return e, err
 }
 
-func (k *guarded) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (k *guarded) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	leave, err := k.enter(ctx)
 	if err != nil {
 		for i := range results {
@@ -33,7 +33,7 @@ func (k *guarded) GetMany(ctx context.Context, keys []string, results []driver.G
 		}
 		return
 	}
-	k.KV.GetMany(ctx, keys, results)
+	k.KV.GetMany(ctx, keys, want, results)
 	leave(k.worst(len(results), func(i int) error { return results[i].Err }))
 }
 

@@ -44,16 +44,16 @@ type observed struct {
 	observer Observer
 }
 
-func (k *observed) Get(ctx context.Context, key string) (driver.Entry, error) {
+func (k *observed) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	began := time.Now()
-	e, err := k.KV.Get(ctx, key)
+	e, err := k.KV.Get(ctx, key, want)
 	k.one(ctx, "get", began, &err)
 	return e, err
 }
 
-func (k *observed) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (k *observed) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	began := time.Now()
-	k.KV.GetMany(ctx, keys, results)
+	k.KV.GetMany(ctx, keys, want, results)
 	var failures []error
 	for i := range results {
 		failures = k.named(failures, "get_many", &results[i].Err)

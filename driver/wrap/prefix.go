@@ -52,16 +52,16 @@ type prefixed struct {
 	prefix string
 }
 
-func (p *prefixed) Get(ctx context.Context, key string) (driver.Entry, error) {
-	return p.KV.Get(ctx, p.prefix+key)
+func (p *prefixed) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
+	return p.KV.Get(ctx, p.prefix+key, want)
 }
 
-func (p *prefixed) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
+func (p *prefixed) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
 	full := make([]string, len(keys))
 	for i, key := range keys {
 		full[i] = p.prefix + key
 	}
-	p.KV.GetMany(ctx, full, results)
+	p.KV.GetMany(ctx, full, want, results)
 }
 
 func (p *prefixed) Apply(ctx context.Context, ops []driver.Op, results []driver.Result) {

@@ -65,10 +65,10 @@ type retried struct {
 	r *Retrier
 }
 
-func (k *retried) Get(ctx context.Context, key string) (driver.Entry, error) {
-	e, err := k.KV.Get(ctx, key)
+func (k *retried) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
+	e, err := k.KV.Get(ctx, key, want)
 	if k.r.again(ctx, err) {
-		return k.KV.Get(ctx, key)
+		return k.KV.Get(ctx, key, want)
 	}
 	return e, err
 }
@@ -81,8 +81,8 @@ func (k *retried) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, 
 	return p, err
 }
 
-func (k *retried) GetMany(ctx context.Context, keys []string, results []driver.GetResult) {
-	k.KV.GetMany(ctx, keys, results)
+func (k *retried) GetMany(ctx context.Context, keys []string, want driver.Want, results []driver.GetResult) {
+	k.KV.GetMany(ctx, keys, want, results)
 	at := untaken(len(results), func(i int) error { return results[i].Err })
 	if !k.r.again(ctx, firstError(at)) {
 		return
@@ -91,7 +91,7 @@ func (k *retried) GetMany(ctx context.Context, keys []string, results []driver.G
 	for k, i := range at {
 		again[k] = keys[i]
 	}
-	k.KV.GetMany(ctx, again, res)
+	k.KV.GetMany(ctx, again, want, res)
 	for k, i := range at {
 		results[i] = res[k]
 	}

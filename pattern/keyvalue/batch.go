@@ -99,14 +99,14 @@ func (s *store) RetrieveBatch(ctx context.Context, r *keyvaluev1.RetrieveBatchRe
 		return nil, err
 	}
 	res := make([]driver.GetResult, len(keys))
-	s.getBounded(ctx, keys, res)
+	s.getBounded(ctx, keys, wanted(r.GetWithExpiry()), res)
 	out := &keyvaluev1.RetrieveBatchResponse{Results: make([]*keyvaluev1.RetrieveResult, len(keys))}
 	for i := range res {
 		one := &keyvaluev1.RetrieveResult{}
 		if res[i].Err != nil {
 			one.Outcome = &keyvaluev1.RetrieveResult_Error{Error: itemStatus(res[i].Err)}
 		} else {
-			one.Outcome = &keyvaluev1.RetrieveResult_Found{Found: retrieved(&res[i].Entry, r.GetWithExpiry())}
+			one.Outcome = &keyvaluev1.RetrieveResult_Found{Found: retrieved(&res[i].Entry)}
 		}
 		out.Results[i] = one
 	}
@@ -116,12 +116,12 @@ func (s *store) RetrieveBatch(ctx context.Context, r *keyvaluev1.RetrieveBatchRe
 // getBounded reads keys until their values fill an answer; the rest is
 // answered as too large. It reads in steps that follow the sizes seen so far,
 // so that a batch of large values never brings them all into memory.
-func (s *store) getBounded(ctx context.Context, keys []string, res []driver.GetResult) {
+func (s *store) getBounded(ctx context.Context, keys []string, want driver.Want, res []driver.GetResult) {
 	const overhead = 64 // of a result on the wire, beside key and value
 	room, done, seen := maxBatchBytes, 0, 0
 	for step := 16; done < len(keys); {
 		end := min(done+step, len(keys))
-		s.getValid(ctx, keys[done:end], res[done:end])
+		s.getValid(ctx, keys[done:end], want, res[done:end])
 		for i := done; i < end; i++ {
 			size := len(res[i].Value) + overhead
 			seen += size
@@ -142,19 +142,19 @@ func tooMuch(size int) error {
 }
 
 // getValid reads keys, giving those that are none their error.
-func (s *store) getValid(ctx context.Context, keys []string, res []driver.GetResult) {
+func (s *store) getValid(ctx context.Context, keys []string, want driver.Want, res []driver.GetResult) {
 	for i := range keys {
 		if checkKey(keys[i]) == nil {
 			continue
 		}
 		// Rare: leave the bad ones out.
 		for j, key := range keys {
-			e, err := s.get(ctx, key)
+			e, err := s.get(ctx, key, want)
 			res[j] = driver.GetResult{Entry: e, Err: err}
 		}
 		return
 	}
-	s.kv.GetMany(ctx, keys, res)
+	s.kv.GetMany(ctx, keys, want, res)
 }
 
 // checkBatch refuses a batch that is too large, or names a key twice.

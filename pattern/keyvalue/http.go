@@ -79,7 +79,9 @@ func action[Q any, A proto.Message, P interface {
 }
 
 func (s *store) httpGet(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest) error {
-	e, err := s.get(ctx, r.Item)
+	object := strings.Contains(r.Header.Get("Accept"), mediaType)
+	withExpiry := object || r.URL.RawQuery != "" && r.URL.Query().Get("with_expiry") == "true"
+	e, err := s.get(ctx, r.Item, wanted(withExpiry))
 	if err != nil {
 		return err
 	}
@@ -90,10 +92,10 @@ func (s *store) httpGet(ctx context.Context, w http.ResponseWriter, r *pattern.H
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	if strings.Contains(r.Header.Get("Accept"), mediaType) {
+	if object {
 		return writeJSON(w, mediaType, describe("", &e))
 	}
-	if !e.Expires.IsZero() && r.URL.Query().Get("with_expiry") == "true" {
+	if !e.Expires.IsZero() {
 		h.Set("Prism-Expires-At", e.Expires.UTC().Format(time.RFC3339Nano))
 	}
 	h.Set("Content-Type", "application/octet-stream")

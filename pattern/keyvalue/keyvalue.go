@@ -30,6 +30,10 @@ const (
 	maxPageBytes  = 1 << 20
 	onceTTL       = 10 * time.Minute
 	maxOnceKey    = 256
+
+	// pageTimeout bounds one page of a scan; the scan itself lives as long as
+	// its client wants.
+	pageTimeout = 10 * time.Second
 )
 
 // slot is the one slot of the pattern.
@@ -80,17 +84,20 @@ func open(c pattern.Config) (*store, error) {
 		now = time.Now
 	}
 	s := &store{kv: filled.KV, guarantees: filled.KV.Guarantees(), defaultTTL: time.Duration(set.DefaultTTL)}
+	if s.defaultTTL > 0 && !s.guarantees.TTL {
+		return nil, errs.Invalid(errs.Field{Path: "settings.default_ttl", Text: "cannot be given here: the backend keeps no expiry in this layout"})
+	}
 	s.maxValue = min(maxValue, s.guarantees.MaxValue)
 	s.cursors = newCursors(c.Namespace, c.Name, filled.ID, now)
 	return s, nil
 }
 
 // get reads one key.
-func (s *store) get(ctx context.Context, key string) (driver.Entry, error) {
+func (s *store) get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
 	if err := checkKey(key); err != nil {
 		return driver.Entry{}, err
 	}
-	return s.kv.Get(ctx, key)
+	return s.kv.Get(ctx, key, want)
 }
 
 // single lets a lone operation use the batch interface without allocating.

@@ -78,7 +78,7 @@ func (p *pipe) runReads(s *store, ops []*operation) {
 	ctx, cancel := p.lastDue(ops)
 	defer cancel()
 	if len(ops) == 1 {
-		e, err := s.get(ctx, readKey(ops[0].request))
+		e, err := s.get(ctx, readKey(ops[0].request), wantedBy(ops))
 		a, err := readAnswer(ops[0].request, &e, err)
 		p.leave(ops[0], a, err)
 		return
@@ -88,10 +88,20 @@ func (p *pipe) runReads(s *store, ops []*operation) {
 		keys[i] = readKey(o.request)
 	}
 	res := make([]driver.GetResult, len(ops))
-	s.getValid(ctx, keys, res)
+	s.getValid(ctx, keys, wantedBy(ops), res)
 	p.leaveAll(ops, func(i int) (*keyvaluev1.Answer, error) {
 		return readAnswer(ops[i].request, &res[i].Entry, res[i].Err)
 	})
+}
+
+// wantedBy returns what the reads of a batch want together.
+func wantedBy(ops []*operation) driver.Want {
+	for _, o := range ops {
+		if o.request.GetRetrieve().GetWithExpiry() {
+			return driver.WithExpiry
+		}
+	}
+	return driver.ValueOnly
 }
 
 func readKey(in *keyvaluev1.Operation) string {

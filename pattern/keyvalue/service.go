@@ -34,16 +34,16 @@ func (s *store) Store(ctx context.Context, r *keyvaluev1.StoreRequest) (*keyvalu
 
 // Retrieve implements keyvaluev1.KeyValueServer.
 func (s *store) Retrieve(ctx context.Context, r *keyvaluev1.RetrieveRequest) (*keyvaluev1.RetrieveResponse, error) {
-	e, err := s.get(ctx, r.GetKey())
+	e, err := s.get(ctx, r.GetKey(), wanted(r.GetWithExpiry()))
 	if err != nil {
 		return nil, err
 	}
-	return retrieved(&e, r.GetWithExpiry()), nil
+	return retrieved(&e), nil
 }
 
 // Exists implements keyvaluev1.KeyValueServer.
 func (s *store) Exists(ctx context.Context, r *keyvaluev1.ExistsRequest) (*keyvaluev1.ExistsResponse, error) {
-	_, err := s.get(ctx, r.GetKey())
+	_, err := s.get(ctx, r.GetKey(), driver.ValueOnly)
 	return exists(err)
 }
 
@@ -124,6 +124,8 @@ func (s *store) page(ctx context.Context, r *keyvaluev1.ScanRequest) (*keyvaluev
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
 	page, err := s.kv.Scan(ctx, req)
 	if err != nil {
 		return nil, err
@@ -250,12 +252,16 @@ func versionField(v string, bad []errs.Field) []errs.Field {
 	return bad
 }
 
-func retrieved(e *driver.Entry, withExpiry bool) *keyvaluev1.RetrieveResponse {
-	out := &keyvaluev1.RetrieveResponse{Value: e.Value, Version: e.Version}
+// wanted returns what to read for a request.
+func wanted(withExpiry bool) driver.Want {
 	if withExpiry {
-		out.ExpiresAt = expiry(e.Expires)
+		return driver.WithExpiry
 	}
-	return out
+	return driver.ValueOnly
+}
+
+func retrieved(e *driver.Entry) *keyvaluev1.RetrieveResponse {
+	return &keyvaluev1.RetrieveResponse{Value: e.Value, Version: e.Version, ExpiresAt: expiry(e.Expires)}
 }
 
 // exists turns the outcome of a read into an answer: absence is one.

@@ -190,12 +190,12 @@ func (p *Proxy) forward(from, to net.Conn, held ...Mode) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			switch p.await(held) {
+			switch p.await(held) { //nolint:exhaustive // the others forward
 			case Cut, Refuse:
 				return
 			case Garbage:
 				if answers {
-					rand.Read(buf[:n]) //nolint:errcheck // it never returns an error
+					rand.Read(buf[:n])
 				}
 			}
 			if _, err := to.Write(buf[:n]); err != nil {

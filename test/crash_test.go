@@ -1,0 +1,258 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prismgw/prism/client"
+)
+
+var long = flag.Bool("long", os.Getenv("PRISM_TEST_LONG") != "", "kill the server 30 times instead of 3")
+
+// What prism dev has acknowledged is there after it was killed, and what is
+// there is what somebody wrote.
+func TestKilledUnderWrites(t *testing.T) {
+	t.Parallel()
+	rounds := 3
+	if *long {
+		rounds = 30
+	}
+	dir := t.TempDir()
+	l := newLedger()
+	var killedBusy int
+	for round := range rounds {
+		s := startDev(t, dir)
+		l.check(t, s) // what all rounds before have left
+		if t.Failed() {
+			return
+		}
+		if killUnderWrites(t, s, l, round) {
+			killedBusy++
+		}
+	}
+	s := startDev(t, dir)
+	l.check(t, s)
+	s.kill()
+	t.Logf("%d kills, %d of them with writes under way; %d writes acknowledged, %d unknown, %d keys",
+		rounds, killedBusy, l.acknowledged.Load(), l.unknown.Load(), len(l.keys))
+	if killedBusy < (rounds+1)/2 {
+		t.Errorf("only %d of %d kills came while writes were under way; the test shows too little", killedBusy, rounds)
+	}
+	if l.acknowledged.Load() < int64(rounds)*100 {
+		t.Errorf("only %d writes were acknowledged; the test shows too little", l.acknowledged.Load())
+	}
+}
+
+// killUnderWrites writes from many sides, kills the server at a random moment
+// and reports whether writes were under way.
+func killUnderWrites(t *testing.T, s *devServer, l *ledger, round int) (busy bool) {
+	t.Helper()
+	const writers = 16
+	c, err := client.Dial(s.GRPC, client.WithRetry(client.RetryPolicy{Tries: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	kv := c.KeyValue("demo")
+	unknownBefore := l.unknown.Load()
+	var began, writing sync.WaitGroup
+	began.Add(2 * writers)
+	for w := range writers {
+		writing.Go(func() {
+			l.write(ctx, fmt.Sprintf("sdk-%d-%d", round, w), began.Done, func(key, value string) error {
+				_, err := kv.Store(ctx, key, []byte(value))
+				return err
+			})
+		})
+		writing.Go(func() {
+			l.write(ctx, fmt.Sprintf("http-%d-%d", round, w), began.Done, func(key, value string) error {
+				return s.put(ctx, key, value)
+			})
+		})
+	}
+	began.Wait() // every writer has had an answer
+	time.Sleep(rand.N(400 * time.Millisecond))
+	s.kill()
+	cancel()
+	writing.Wait()
+	return l.unknown.Load() > unknownBefore
+}
+
+// A ledger knows what was acknowledged. Each writer has keys of its own, so
+// that the last acknowledged value of a key, or one that was sent after it, is
+// the only one that may be there.
+type ledger struct {
+	acknowledged, unknown atomic.Int64
+
+	mu   sync.Mutex // guards keys
+	keys map[string]entry
+}
+
+type entry struct {
+	acknowledged string
+	sent         string // afterwards, and perhaps done; empty: nothing
+}
+
+func newLedger() *ledger { return &ledger{keys: map[string]entry{}} }
+
+// keysPerWriter makes writers overwrite their own values too.
+const keysPerWriter = 50
+
+// write stores one value after the other until a write fails.
+func (l *ledger) write(ctx context.Context, name string, began func(), store func(key, value string) error) {
+	defer func() { began() }()
+	for n := 0; ctx.Err() == nil; n++ {
+		key := fmt.Sprintf("%s-%d", name, n%keysPerWriter)
+		value := fmt.Sprintf("%s=%d %s", key, n, bytes.Repeat([]byte("."), rand.N(2000)))
+		l.note(key, func(e *entry) { e.sent = value })
+		if err := store(key, value); err != nil {
+			l.unknown.Add(1)
+			return
+		}
+		l.acknowledged.Add(1)
+		l.note(key, func(e *entry) { *e = entry{acknowledged: value} })
+		began()
+		began = func() {}
+	}
+}
+
+func (l *ledger) note(key string, change func(*entry)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.keys[key]
+	change(&e)
+	l.keys[key] = e
+}
+
+// check compares what the server has with what it may have. A write that was
+// not acknowledged and is there counts as done from now on.
+func (l *ledger) check(t *testing.T, s *devServer) {
+	t.Helper()
+	c, err := client.Dial(s.GRPC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	have := map[string]string{}
+	for e, err := range c.KeyValue("demo").Scan(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		have[e.Key] = string(e.Value)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost, corrupt := 0, 0
+	for _, key := range slices.Sorted(maps.Keys(l.keys)) {
+		e := l.keys[key]
+		value, there := have[key]
+		delete(have, key)
+		switch {
+		case there && value == e.acknowledged, !there && e.acknowledged == "":
+		case there && value == e.sent:
+		case !there:
+			lost++
+			t.Errorf("%s: an acknowledged write is lost", key)
+		default:
+			corrupt++
+			t.Errorf("%s: the value is neither the acknowledged one nor one sent after it: %.60q, want %.60q", key, value, e.acknowledged)
+		}
+		l.keys[key] = entry{acknowledged: value}
+	}
+	for key := range have {
+		corrupt++
+		t.Errorf("%q is there and nobody wrote it", key)
+	}
+	if lost+corrupt > 0 {
+		t.Errorf("%d lost, %d corrupted", lost, corrupt)
+	}
+}
+
+// A devServer is a running prism dev.
+type devServer struct {
+	GRPC, HTTP, Ops string
+
+	cmd   *exec.Cmd
+	ended chan struct{}
+	log   bytes.Buffer
+}
+
+// startDev starts prism dev in a folder, on free ports, until the test ends.
+func startDev(t *testing.T, dir string, documents ...string) *devServer {
+	t.Helper()
+	s := &devServer{ended: make(chan struct{})}
+	readyFile := filepath.Join(t.TempDir(), "ready.json")
+	s.cmd = exec.Command(filepath.Join(bin, "prism"), append([]string{
+		"dev", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0", "--ready-file=" + readyFile,
+	}, documents...)...)
+	s.cmd.Dir = dir
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(s.ended)
+		_ = s.cmd.Wait()
+	}()
+	t.Cleanup(s.kill)
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		data, err := os.ReadFile(readyFile)
+		if err == nil && json.Unmarshal(data, s) == nil {
+			return s
+		}
+		select {
+		case <-s.ended:
+			t.Fatalf("prism dev has ended:\n%s", s.log.String())
+		default:
+		}
+		if time.Now().After(end) {
+			s.kill()
+			t.Fatalf("prism dev is not ready after %v:\n%s", patience, s.log.String())
+		}
+	}
+}
+
+// kill ends the server with SIGKILL and returns when it is gone.
+func (s *devServer) kill() {
+	_ = s.cmd.Process.Kill() // fails if it has ended already
+	<-s.ended
+}
+
+var errRefused = errors.New("the write was refused")
+
+func (s *devServer) put(ctx context.Context, key, value string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+s.HTTP+"/v1/namespaces/demo/keyvalue/"+key, bytes.NewReader([]byte(value)))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errRefused
+	}
+	return nil
+}

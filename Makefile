@@ -44,12 +44,15 @@ export PATH := $(CURDIR)/.tools:$(PATH)
 run: ## start everything in one process, on data in ./.prism
 	@go run ./cmd/prism dev $(ARGS)
 
+# A run of everything leaves what the suites found; ARGS may leave something out.
 .PHONY: test
+test: export PRISM_MATRIX_DIR = $(if $(ARGS),,$(CURDIR)/.cache/matrix)
 test: $(TEST_TOOLS) ## run all tests on real servers, with the race detector
+	@mkdir -p .cache/matrix
 	@gotestsum --format $(TEST_FORMAT) -- -race -timeout 15m $(ARGS) ./...
 
 .PHONY: check
-check: lint imports wire generated tidy measures ## check everything else: format, lint, imports, contract, budgets
+check: lint imports wire generated backends tidy measures ## check everything else: format, lint, imports, contract, budgets
 	@echo 'check: passed'
 
 .PHONY: fmt
@@ -88,6 +91,10 @@ end_of_fuzzing = { grep -q '^    context deadline exceeded$$' "$$log" && ! grep 
 budget: ## print the measures of the code beside their budgets
 	@go run ./internal/budget
 
+.PHONY: matrix
+matrix: ## write docs/backends.md; runs the suites whose results are missing or old
+	@go run ./internal/matrix -from .cache/matrix $(ARGS)
+
 .PHONY: evidence
 evidence: $(TEST_TOOLS) ## run the commands of docs/evidence.md
 	@go run ./internal/evidence $(ARGS)
@@ -103,7 +110,7 @@ clean: ## remove what was built or installed here; ./.prism stays
 
 # The parts of check. Each can be called alone.
 
-.PHONY: lint imports wire generated tidy measures
+.PHONY: lint imports wire generated backends tidy measures
 
 lint: $(CHECK_TOOLS)
 	@echo 'check: format and lint'
@@ -132,6 +139,11 @@ generated: $(CHECK_TOOLS)
 	buf generate -o "$$dir"; buf generate --template buf.gen.hot.yaml -o "$$dir"; \
 	sums() { (cd "$$1" && find api -name '*.pb.go' | sort | xargs sha256sum); }; \
 	diff <(sums .) <(sums "$$dir") || { echo 'api: generated code is not what the contract gives; run: make generate'; exit 1; }
+
+# Nothing is run again that make test has run on this code.
+backends:
+	@echo 'check: docs/backends.md'
+	@go run ./internal/matrix -check -from .cache/matrix
 
 tidy:
 	@echo 'check: go.mod'

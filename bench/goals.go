@@ -33,6 +33,7 @@ var goals = []goal{
 	{"P3_rueidis", "SDK on Redis : rueidis, throughput", 0.6, false, at64, nameSDK("redis"), nameRueidis, rateOf},
 	{"P4", "SDK on memory : stream echo, throughput", 0.9, false, at64, nameSDK("memory"), nameStreamEcho, rateOf},
 	{"P4_cpu", "SDK on memory : stream echo, CPU per operation", math.NaN(), true, at64, nameSDK("memory"), nameStreamEcho, cpuOf},
+	{"P4_each", "SDK on memory : stream echo with a message for each operation", math.NaN(), false, at64, nameSDK("memory"), nameBidi, rateOf},
 	{"P5", "one caller, unary on memory : echo, p50", 1.15, true, at1, nameUnary("memory"), nameEcho, p50Of},
 	{"P8", "durable Store, SDK on SQLite : the library with group commit", 0.8, false, put64, nameSDK("sqlite"), nameSQLite, rateOf},
 	{"P9", "REST on memory : net/http echo, throughput", 0.75, false, at64, nameREST, nameHTTPEcho, rateOf},

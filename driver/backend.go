@@ -42,7 +42,7 @@ type Driver struct {
 
 	// Open returns a connection to one backend. It checks the whole
 	// configuration, reporting every mistake as an errs.Field below "url",
-	// "tls" or "options", and does not wait for the backend to answer.
+	// "tls", "credentials", "asserts" or "options", and does not wait for the backend to answer.
 	Open func(c Config) (Conn, error)
 }
 

@@ -244,16 +244,17 @@ const (
 // several changes of a key may be told as one, and a key may be told without
 // having changed.
 type Watcher interface {
-	// Watch begins to watch the keys below prefix. Every change that is
-	// acknowledged after Watch has returned is told, by its key or by Lost.
-	// That a key expired is not told.
+	// Watch begins to watch the keys below prefix. Every change that takes
+	// effect after Watch has returned is told, by its key or by Lost. That a
+	// key expired is not told. The context bounds the beginning only.
 	Watch(ctx context.Context, prefix string) (Watch, error)
 }
 
 // A Watch is one running subscription of a Watcher.
 type Watch interface {
 	// Next waits for changes. Only one goroutine may call it at a time.
-	// After Close it is errs.Cancelled.
+	// After Close it is errs.Cancelled; once the connection is closed, it is
+	// that or errs.BackendUnavailable.
 	Next(ctx context.Context) (Change, error)
 
 	// Close ends the watch. Closing twice is allowed.

@@ -94,11 +94,9 @@ type StreamFunc func(door Door, stream grpc.ServerStream) error
 // A Door lets the operations of one stream in, each like a call of its own:
 // authorized, limited and counted under its own method.
 type Door interface {
-	// Enter admits one operation of the method, which asks for at most
-	// timeout (0: the default). If it has to wait, it calls flush before, so
-	// that nothing that was admitted earlier waits with it. An error has been
-	// counted; a Ticket must be given back by Leave.
-	Enter(ctx context.Context, method string, timeout time.Duration, flush func()) (Ticket, error)
+	// Enter admits one operation. An error has been counted; a Ticket must be
+	// given back by Leave.
+	Enter(ctx context.Context, e Entry) (Ticket, error)
 
 	// Leave ends an operation with its outcome.
 	Leave(t Ticket, outcome error)
@@ -111,6 +109,15 @@ type Door interface {
 
 	// Going is closed when the stream should end soon.
 	Going() <-chan struct{}
+}
+
+// An Entry asks a Door to admit one operation.
+type Entry struct {
+	Method      string
+	Received    time.Time
+	Timeout     time.Duration // from then, at most; 0: the default
+	Traceparent string        // what it belongs to, as W3C Trace Context has it
+	Flush       func()        // called before it waits, so that nothing that was admitted earlier waits with it
 }
 
 // A Ticket is one admitted operation.

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 
@@ -17,15 +19,15 @@ import (
 func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
 		c := &call{Context: ss.Context(), method: m, transport: overGRPC, start: time.Now()}
-		c.readMetadata(ss.Context())
+		p.readMetadata(ss.Context(), c)
 		c.selectors.id() // made now: operations that fail will use it side by side
-		d := &door{proxy: p, call: c}
+		d := &door{proxy: p, call: c, last: make(map[*method]*admission)}
 		err := d.open()
 		if err == nil {
 			p.metrics.open(m, 1)
 			leave, going := p.streams.join()
 			d.going = going
-			err = next(d, ss)
+			err = next(d, &servedStream{ServerStream: ss, ctx: ss.Context(), received: func() error { return nil }})
 			leave()
 			p.metrics.open(m, -1)
 		}
@@ -41,6 +43,8 @@ type door struct {
 	going <-chan struct{}
 
 	source source // the stream takes turns with the namespace's others
+
+	last map[*method]*admission // only the stream's reader uses it
 }
 
 var _ pattern.Door = (*door)(nil)
@@ -70,37 +74,59 @@ type admission struct {
 	snapshot *snapshot
 	target   *target
 	method   *method
+	span     trace.Span // nil: none
 }
 
 // Enter implements pattern.Door.
-func (d *door) Enter(ctx context.Context, name string, timeout time.Duration, flush func()) (pattern.Ticket, error) {
-	m := d.proxy.kinds.methods[d.call.method.kind][name]
+func (d *door) Enter(ctx context.Context, e pattern.Entry) (pattern.Ticket, error) {
+	m := d.proxy.kinds.methods[d.call.method.kind][e.Method]
 	if m == nil {
 		return pattern.Ticket{}, errs.New(errs.Unsupported, "this proxy does not know this kind of operation; it is older than the client")
 	}
-	now := time.Now()
-	if timeout == 0 {
-		timeout = m.timeout
+	now := e.Received
+	t := pattern.Ticket{Deadline: now.Add(cmp.Or(e.Timeout, m.timeout)), Method: e.Method, Entered: now}
+	var span trace.Span
+	if d.proxy.tracing != nil {
+		_, span = d.proxy.tracing.start(ctx, &parent{traceparent: e.Traceparent}, m, &d.call.selectors, now)
 	}
-	t := pattern.Ticket{Deadline: now.Add(timeout), Method: name, Entered: now}
 	snapshot := d.proxy.current()
-	target, err := snapshot.resolve(&d.call.selectors, m)
+	a, err := d.admission(snapshot, m)
+	target := a.target
 	if err == nil {
 		if err = target.authenticate(&d.call.selectors); err == nil {
 			err = target.authorize(m)
 		}
 		if err == nil {
-			err = d.proxy.gate.enter(ctx, target.limits, &d.source, m, flush)
+			err = d.proxy.gate.enter(ctx, target.limits, &d.source, m, e.Flush)
 		}
 	}
 	if err != nil {
 		snapshot.release()
 		d.proxy.metrics.count(target, m, overPipeline, now, err)
+		if span != nil {
+			end(span, err)
+		}
 		return pattern.Ticket{}, err
 	}
 	t.Instance = target.instance
-	t.State = &admission{snapshot, target, m}
+	if t.State = a; span != nil {
+		t.State = &admission{snapshot, target, m, span}
+	}
 	return t, nil
+}
+
+// admission finds the target of a method, which stays the same as long as the
+// configuration does.
+func (d *door) admission(s *snapshot, m *method) (*admission, error) {
+	if a := d.last[m]; a != nil && a.snapshot == s {
+		return a, nil
+	}
+	t, err := s.resolve(&d.call.selectors, m)
+	a := &admission{snapshot: s, target: t, method: m}
+	if err == nil {
+		d.last[m] = a
+	}
+	return a, err
 }
 
 // Leave implements pattern.Door.
@@ -112,6 +138,9 @@ func (d *door) Leave(t pattern.Ticket, outcome error) {
 	d.proxy.gate.exit(a.target.limits)
 	d.proxy.metrics.count(a.target, a.method, overPipeline, t.Entered, outcome)
 	a.snapshot.release()
+	if a.span != nil {
+		end(a.span, outcome)
+	}
 }
 
 // Status implements pattern.Door.

@@ -2,15 +2,12 @@ package proxy
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
 	"math"
 	"runtime"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -82,9 +79,14 @@ func (p *Proxy) wrap(kind int) *grpc.ServiceDesc {
 func (p *Proxy) unary(m *method, next grpc.MethodHandler) grpc.MethodHandler {
 	return func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (answer any, err error) {
 		c := &call{Context: ctx, method: m, transport: overGRPC}
-		c.readMetadata(ctx)
+		p.readMetadata(ctx, c)
 		err = p.serve(c, func(ctx context.Context, instance pattern.Instance) (err error) {
-			answer, err = next(instance, ctx, func(into any) error { return received(decode(into)) }, nil)
+			answer, err = next(instance, ctx, func(into any) error {
+				if err := c.message.receive(into, decode); err != nil {
+					return err
+				}
+				return p.admit(c)
+			}, nil)
 			return err
 		})
 		if timing := metadata.ValueFromIncomingContext(ctx, "prism-timing"); len(timing) > 0 {
@@ -101,11 +103,11 @@ func (p *Proxy) unary(m *method, next grpc.MethodHandler) grpc.MethodHandler {
 func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
 		c := &call{Context: ss.Context(), method: m, transport: overGRPC}
-		c.readMetadata(ss.Context())
+		p.readMetadata(ss.Context(), c)
 		p.metrics.open(m, 1)
 		defer p.metrics.open(m, -1)
 		err := p.serve(c, func(ctx context.Context, instance pattern.Instance) error {
-			return next(instance, &servedStream{ServerStream: ss, ctx: ctx})
+			return next(instance, &servedStream{ServerStream: ss, ctx: ctx, received: func() error { return p.admit(c) }})
 		})
 		return p.status(c, err)
 	}
@@ -114,29 +116,56 @@ func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
 // servedStream is a stream whose context is the call's.
 type servedStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // it is the stream's
+	ctx      context.Context //nolint:containedctx // it is the stream's
+	received func() error    // is called after each message
+	message  message
 }
 
 // Context implements grpc.ServerStream.
 func (s *servedStream) Context() context.Context { return s.ctx }
 
 // RecvMsg implements grpc.ServerStream.
-func (s *servedStream) RecvMsg(m any) error { return received(s.ServerStream.RecvMsg(m)) }
-
-// received makes an error of the transport one of ours: what cannot be decoded
-// is the client's mistake.
-func received(err error) error {
-	if err == nil || errors.Is(err, io.EOF) {
+func (s *servedStream) RecvMsg(m any) error {
+	if err := s.message.receive(m, s.ServerStream.RecvMsg); err != nil {
 		return err
 	}
-	if st, ok := status.FromError(err); ok && st.Code() == codes.Internal {
-		return errs.Wrap(err, errs.InvalidField, "the request cannot be decoded as a message of this method")
+	return s.received()
+}
+
+// message is a message that is received whatever its bytes are. gRPC answers
+// INTERNAL by itself if its codec fails, but what cannot be decoded is the
+// client's mistake.
+type message struct {
+	decoded
+	bad bool
+}
+
+// decoded is what every message of a wire contract is.
+type decoded interface {
+	Reset()
+	UnmarshalVT(b []byte) error
+}
+
+// UnmarshalVT is called by the codec.
+func (m *message) UnmarshalVT(b []byte) error {
+	m.bad = m.decoded.UnmarshalVT(b) != nil
+	return nil
+}
+
+// receive receives one message.
+func (m *message) receive(into any, recv func(any) error) error {
+	var ok bool
+	if m.decoded, ok = into.(decoded); !ok {
+		return recv(into)
 	}
-	return err
+	if err := recv(m); err != nil || !m.bad {
+		return err
+	}
+	return errs.Invalid(errs.Field{Path: "request", Text: "cannot be decoded as a message of this method"})
 }
 
 // readMetadata reads the selectors. Nothing of the metadata goes further.
-func (c *call) readMetadata(ctx context.Context) {
+func (p *Proxy) readMetadata(ctx context.Context, c *call) {
 	s := &c.selectors
 	get := func(key string) (first string, there bool) {
 		v := metadata.ValueFromIncomingContext(ctx, key)
@@ -153,6 +182,10 @@ func (c *call) readMetadata(ctx context.Context) {
 	s.pattern, _ = get("x-prism-pattern")
 	s.requestID, _ = get("request-id")
 	_, s.credential = get("authorization")
+	if p.tracing != nil {
+		s.trace.traceparent, _ = get("traceparent")
+		s.trace.tracestate, _ = get("tracestate")
+	}
 	if c.method.write() {
 		c.IdempotencyKey, _ = get("idempotency-key")
 	}

@@ -81,7 +81,7 @@ func (s *httpServer) serve(out *timedWriter, r *http.Request, c *call) {
 		return
 	}
 	c.method = to.method
-	c.readHeader(r.Header)
+	s.proxy.readHeader(r.Header, c)
 	err = s.proxy.serve(c, func(ctx context.Context, instance pattern.Instance) error {
 		return to.Handle(ctx, instance, out, &pattern.HTTPRequest{Request: r, Item: to.item})
 	})
@@ -171,7 +171,7 @@ func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
 	switch {
 	case !s.has(kind):
 		return routed{}, notFound(r)
-	case isAction && len(rest) == 1:
+	case isAction && action != "" && len(rest) == 1:
 		key.op = query.Get("op")
 	case !isAction && len(rest) > 1:
 		if item, err = itemOf(rest[1:], query); err != nil {
@@ -247,7 +247,7 @@ func (s *httpServer) wrongVerb(r *http.Request, key routeKey) error {
 
 // readHeader reads the selectors that stand in headers. Nothing else of the
 // headers means anything to Prism itself.
-func (c *call) readHeader(h http.Header) {
+func (p *Proxy) readHeader(h http.Header, c *call) {
 	s := &c.selectors
 	get := func(key string) (first string, there bool) {
 		v := h[key]
@@ -270,6 +270,10 @@ func (c *call) readHeader(h http.Header) {
 	}
 	_, _ = get("Request-Id")
 	_, s.credential = get("Authorization")
+	if p.tracing != nil {
+		s.trace.traceparent, _ = get("Traceparent")
+		s.trace.tracestate, _ = get("Tracestate")
+	}
 	if c.method.write() {
 		c.IdempotencyKey, _ = get("Idempotency-Key")
 	}

@@ -158,7 +158,8 @@ func (m *metrics) backend(name string) *backendMetrics {
 }
 
 // Observe implements wrap.Observer.
-func (b *backendMetrics) Observe(_ context.Context, operation string, _ int, began time.Time, failures []error) {
+func (b *backendMetrics) Observe(ctx context.Context, operation string, _ int, began time.Time, failures []error) {
+	traceBackend(ctx, b.name, operation, began, failures)
 	b.seconds[operation].Observe(time.Since(began).Seconds())
 	for _, err := range failures {
 		b.metrics.failures.WithLabelValues(b.name, operation, errs.ReasonOf(err).String()).Inc()

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -41,8 +42,9 @@ type Options struct {
 	LameDuck             time.Duration // between "not ready" and the end of intake when stopping
 	DrainTime            time.Duration // for operations in flight when stopping
 
-	Log *slog.Logger
-	Now func() time.Time // nil: time.Now
+	Tracer trace.TracerProvider // nil: no traces
+	Log    *slog.Logger
+	Now    func() time.Time // nil: time.Now
 }
 
 // DefaultInFlight is how many operations a proxy has in flight at once unless
@@ -57,6 +59,7 @@ type Proxy struct {
 	kinds   *kinds
 	metrics *metrics
 	pool    *pool
+	tracing *tracing // nil: none
 	streams *streams
 	gate    gate
 
@@ -82,7 +85,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{opts: o, log: o.Log, kinds: k, metrics: newMetrics(k), streams: newStreams()}
+	p := &Proxy{opts: o, log: o.Log, kinds: k, metrics: newMetrics(k), streams: newStreams(), tracing: newTracing(o.Tracer)}
 	p.gate.limit = int64(cmp.Or(o.MaxInFlight, DefaultInFlight))
 	p.pool = &pool{open: o.open, log: o.Log, metrics: p.metrics, all: map[string]*backend{}}
 	p.snapshot.Store(newSnapshot())

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
 )
@@ -19,6 +21,7 @@ type selectors struct {
 	requestID  string
 	credential bool // an authorization was presented
 	duplicate  string
+	trace      parent // read only where there is tracing
 }
 
 // call is one request on its way through serve. It is also the context that
@@ -32,6 +35,8 @@ type call struct {
 	selectors selectors
 
 	target   *target
+	message  message
+	inside   bool // it has a place
 	deadline time.Time
 
 	// When each step was done; zero if it was not reached.
@@ -50,8 +55,15 @@ func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.In
 	c.limitTime(c.timeout())
 	defer c.release()
 
+	var span trace.Span
+	if p.tracing != nil {
+		c.Context, span = p.tracing.start(c.Context, &c.selectors.trace, c.method, &c.selectors, c.start)
+	}
 	err := p.steps(c, run)
 	p.metrics.count(c.target, c.method, c.transport, c.start, err)
+	if span != nil {
+		end(span, err)
+	}
 	return err
 }
 
@@ -74,12 +86,35 @@ func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.In
 		return err
 	}
 	c.authorized = time.Now()
-	if err := p.gate.enter(c, t.limits, &t.limits.unary, c.method, nil); err != nil {
+	defer p.dismiss(c)
+	if c.transport == overHTTP {
+		if err := p.admit(c); err != nil {
+			return err
+		}
+	}
+	return run(c, t.instance)
+}
+
+// admit takes a place for a call. Over gRPC that is when its request has been
+// received: a client that is slow to send takes nobody's place. Over HTTP it
+// is before, and the call's deadline holds for the body.
+func (p *Proxy) admit(c *call) error {
+	if c.inside {
+		return nil
+	}
+	l := c.target.limits
+	if err := p.gate.enter(c, l, &l.unary, c.method, nil); err != nil {
 		return err
 	}
-	defer p.gate.exit(t.limits)
-	c.admitted = time.Now()
-	return run(c, t.instance)
+	c.inside, c.admitted = true, time.Now()
+	return nil
+}
+
+// dismiss gives a call's place back.
+func (p *Proxy) dismiss(c *call) {
+	if c.inside {
+		p.gate.exit(c.target.limits)
+	}
 }
 
 // check refuses what is wrong in itself, before anything is looked up.

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -158,31 +159,58 @@ func (l *ledger) check(t *testing.T, s *devServer) {
 		}
 		have[e.Key] = string(e.Value)
 	}
+	for _, wrong := range l.compare(have) {
+		t.Error(wrong)
+	}
+}
+
+// compare returns what is lost and what is corrupt, and takes what is there
+// for done.
+func (l *ledger) compare(have map[string]string) (wrong []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lost, corrupt := 0, 0
 	for _, key := range slices.Sorted(maps.Keys(l.keys)) {
 		e := l.keys[key]
 		value, there := have[key]
-		delete(have, key)
 		switch {
-		case there && value == e.acknowledged, !there && e.acknowledged == "":
-		case there && value == e.sent:
+		case there && value != "" && (value == e.acknowledged || value == e.sent):
+		case !there && e.acknowledged == "":
 		case !there:
-			lost++
-			t.Errorf("%s: an acknowledged write is lost", key)
+			wrong = append(wrong, key+": an acknowledged write is lost")
 		default:
-			corrupt++
-			t.Errorf("%s: the value is neither the acknowledged one nor one sent after it: %.60q, want %.60q", key, value, e.acknowledged)
+			wrong = append(wrong, fmt.Sprintf("%s: corrupt: %.60q is neither what was acknowledged nor what was sent after it", key, value))
 		}
 		l.keys[key] = entry{acknowledged: value}
 	}
-	for key := range have {
-		corrupt++
-		t.Errorf("%q is there and nobody wrote it", key)
+	for _, key := range slices.Sorted(maps.Keys(have)) {
+		if _, known := l.keys[key]; !known {
+			wrong = append(wrong, fmt.Sprintf("%q: corrupt: nobody wrote it", key))
+		}
 	}
-	if lost+corrupt > 0 {
-		t.Errorf("%d lost, %d corrupted", lost, corrupt)
+	return wrong
+}
+
+// The ledger finds what TestKilledUnderWrites looks for.
+func TestLedgerNotices(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		have map[string]string
+		want string
+	}{
+		{"acknowledged", map[string]string{"a": "1", "b": "1"}, ""},
+		{"sent afterwards", map[string]string{"a": "2", "b": "1", "c": "1"}, ""},
+		{"lost", map[string]string{"a": "1"}, "b: an acknowledged write is lost"},
+		{"older value", map[string]string{"a": "0", "b": "1"}, `a: corrupt: "0"`},
+		{"torn value", map[string]string{"a": "1", "b": ""}, `b: corrupt: ""`},
+		{"strange key", map[string]string{"a": "1", "b": "1", "d": "1"}, `"d": corrupt`},
+	} {
+		l := newLedger()
+		l.keys["a"], l.keys["b"], l.keys["c"] = entry{"1", "2"}, entry{"1", ""}, entry{"", "1"}
+		got := strings.Join(l.compare(tt.have), "\n")
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: found %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }
 

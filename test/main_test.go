@@ -17,23 +17,21 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
-	os.Exit(buildAndRun(m))
-}
-
-func buildAndRun(m *testing.M) int {
-	var err error
-	if bin, err = os.MkdirTemp("", "prism-bin-"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	if err := build(); err != nil {
+		fmt.Fprintln(os.Stderr, "building the binaries:", err)
+		os.Exit(1) //nolint:forbidigo // there is no test yet that could fail
 	}
 	defer os.RemoveAll(bin)
-	build := exec.Command("go", "build", "-o", bin, "../cmd/prism", "../cmd/prismctl")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the binaries:", err)
-		return 1
+	m.Run()
+}
+
+func build() (err error) {
+	if bin, err = os.MkdirTemp("", "prism-bin-"); err != nil {
+		return err
 	}
-	return m.Run()
+	cmd := exec.Command("go", "build", "-o", bin, "../cmd/prism", "../cmd/prismctl")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return cmd.Run()
 }
 
 // tool fails the test if a program is missing; it is installed with apt-get

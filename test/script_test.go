@@ -45,8 +45,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// startPrism runs a server on free ports in the background until the script
-// ends, and waits until it is ready; its output goes to prism.log.
+// startPrism runs a server in the background, on free ports unless the
+// arguments say otherwise, until the script ends, and waits until it is ready.
+// Its output goes to prism.log.
 //
 //	prism dev|proxy ARG...
 func startPrism(ts *testscript.TestScript, neg bool, args []string) {
@@ -58,8 +59,8 @@ func startPrism(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.OpenFile(ts.MkAbs("prism.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	ts.Check(err)
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(bin, "prism"), append(args,
-		"--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0", "--ready-file="+readyFile)...)
+	free := []string{args[0], "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0", "--ready-file=" + readyFile}
+	cmd := exec.Command(filepath.Join(bin, "prism"), append(free, args[1:]...)...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -65,6 +65,7 @@ func (s *server) reload(ctx context.Context, base []namespace.File, paths []stri
 	quiet := time.NewTimer(0)
 	quiet.Stop()
 	for {
+		asked := false
 		select {
 		case <-ctx.Done():
 			return
@@ -72,7 +73,11 @@ func (s *server) reload(ctx context.Context, base []namespace.File, paths []stri
 			quiet.Reset(settle)
 			continue
 		case <-hup:
+			asked = true
 		case <-quiet.C:
+		}
+		if !asked && s.unchanged(base, paths) {
+			continue // something else in their folder
 		}
 		if err := s.load(base, paths); err != nil {
 			s.log.Error("configuration refused; the one before stays in service", "error", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,11 +10,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/prismgw/prism/namespace"
 	"github.com/prismgw/prism/proxy"
@@ -31,6 +34,8 @@ type serverFlags struct {
 	connectionAge   time.Duration
 	maxInFlight     int
 	logLevel        string
+	otlpEndpoint    string
+	traceRatio      float64
 }
 
 func (f *serverFlags) add(fs *pflag.FlagSet, lameDuck time.Duration) {
@@ -45,6 +50,8 @@ func (f *serverFlags) add(fs *pflag.FlagSet, lameDuck time.Duration) {
 	fs.DurationVar(&f.drain, "drain", 30*time.Second, "when stopping: time for operations in flight")
 	fs.DurationVar(&f.connectionAge, "connection-age", 5*time.Minute, "ask gRPC connections to move after about this; 0: never")
 	fs.IntVar(&f.maxInFlight, "max-in-flight", proxy.DefaultInFlight, "operations at once, of all namespaces; more wait for 5 ms and are then refused")
+	fs.StringVar(&f.otlpEndpoint, "otlp-endpoint", "", "send traces to this OpenTelemetry collector (gRPC), such as http://127.0.0.1:4317")
+	fs.Float64Var(&f.traceRatio, "trace-ratio", 0.01, "share of operations to trace whose client began no trace")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
@@ -75,6 +82,9 @@ type server struct {
 	proxy *proxy.Proxy
 	addrs addresses
 	log   *slog.Logger
+	trace *sdktrace.TracerProvider // nil: none
+
+	loaded []namespace.File // only the goroutine that loads uses it
 }
 
 // newServer opens the listeners and makes the proxy; nothing is served yet.
@@ -113,12 +123,19 @@ func newServer(ctx context.Context, f *serverFlags, log *slog.Logger) (*server, 
 		return nil, err
 	}
 	o.Loopback = data
+	var tracer *sdktrace.TracerProvider
+	if f.otlpEndpoint != "" {
+		if tracer, err = newTracer(ctx, f.otlpEndpoint, f.traceRatio); err != nil {
+			return nil, err
+		}
+		o.Tracer = tracer
+	}
 	p, err := proxy.New(o)
 	if err != nil {
 		return nil, err
 	}
 	opened = true
-	return &server{flags: f, proxy: p, log: log, addrs: addresses{address(o.GRPC), address(o.HTTP), address(o.Ops)}}, nil
+	return &server{flags: f, proxy: p, log: log, trace: tracer, addrs: addresses{address(o.GRPC), address(o.HTTP), address(o.Ops)}}, nil
 }
 
 func address(l net.Listener) string {
@@ -167,6 +184,9 @@ func (s *server) stop(within time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	s.proxy.Stop(ctx)
+	if s.trace != nil {
+		return s.trace.Shutdown(ctx)
+	}
 	return nil
 }
 
@@ -204,5 +224,14 @@ func (s *server) load(base []namespace.File, paths []string) error {
 	if err != nil {
 		return err
 	}
-	return s.proxy.Load(append(base[:len(base):len(base)], files...)...)
+	s.loaded = append(base[:len(base):len(base)], files...)
+	return s.proxy.Load(s.loaded...)
+}
+
+// unchanged reports whether the files are what was last loaded, or refused.
+func (s *server) unchanged(base []namespace.File, paths []string) bool {
+	files, err := readFiles(paths)
+	return err == nil && slices.EqualFunc(s.loaded, append(base[:len(base):len(base)], files...), func(a, b namespace.File) bool {
+		return a.Name == b.Name && bytes.Equal(a.Data, b.Data)
+	})
 }

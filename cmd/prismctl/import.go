@@ -118,8 +118,8 @@ func (im *importer) check(ttlGiven bool) error {
 const maxAhead = 64 << 20
 
 // run imports everything that r has.
-func (im *importer) run(ctx context.Context, r *recordReader) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (im *importer) run(parent context.Context, r *recordReader) error {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	im.room.init(maxAhead)
 	lanes := make([]chan record, im.calls)
@@ -140,6 +140,8 @@ func (im *importer) run(ctx context.Context, r *recordReader) error {
 	}
 	working.Wait()
 	switch {
+	case parent.Err() != nil:
+		return errs.From(parent.Err())
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
@@ -200,8 +202,8 @@ func (im *importer) do(ctx context.Context, cancel context.CancelCauseFunc, rec 
 	im.progress.keys.Add(1)
 }
 
-// patience is how often a record is tried while the server has trouble.
-const patience = 10
+// maxTries is how often a record is tried while the server has trouble.
+const maxTries = 10
 
 // store stores a record. The same value may be stored twice, so whatever
 // passes by itself is waited for; but only if anything was stored before.
@@ -212,7 +214,7 @@ func (im *importer) store(ctx context.Context, rec record, ttl time.Duration) er
 	}
 	for try := 1; ; try++ {
 		_, err := im.kv.Store(ctx, rec.key, rec.value, opts...)
-		if err == nil || try == patience || im.stored.Load() == 0 || errs.ReasonOf(err).Retry() == errs.RetryNever || ctx.Err() != nil {
+		if err == nil || try == maxTries || im.stored.Load() == 0 || errs.ReasonOf(err).Retry() == errs.RetryNever || ctx.Err() != nil {
 			return err
 		}
 		select {

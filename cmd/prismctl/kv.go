@@ -97,7 +97,7 @@ func readValue(stdin io.Reader, arg []string, file string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close()
+		defer f.Close() //nolint:errcheck // read only
 		in = f
 	}
 	value, err := io.ReadAll(io.LimitReader(in, maxInput+1))

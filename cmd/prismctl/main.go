@@ -4,25 +4,43 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
 
+// patience is how long a command that was interrupted may take to end: one
+// that waits for its input cannot be told.
+const patience = time.Second
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	ended := make(chan int, 1)
+	go func() { ended <- run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr) }()
+	code := exitInterrupted
+	select {
+	case code = <-ended:
+	case <-ctx.Done():
+		select {
+		case code = <-ended:
+		case <-time.After(patience):
+			fmt.Fprintln(os.Stderr, "prismctl: interrupted")
+		}
+	}
+	os.Exit(code)
 }
 
 // run runs one command line and returns the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	a := new(app)
-	root := a.root()
+	root := a.root() //nolint:contextcheck // each command gets it from cobra
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)

@@ -118,7 +118,7 @@ func (r *recordReader) next() (record, error) {
 		switch {
 		case err != nil:
 			return record{}, err
-		case len(bytes.TrimSpace(text)) == 0:
+		case blank(text, r.format):
 			continue
 		case r.skip > 0:
 			r.skip--
@@ -154,6 +154,14 @@ func (r *recordReader) text() (text []byte, line int, err error) {
 			return r.trim(text), line, nil
 		}
 	}
+}
+
+// blank reports whether a line is none. White space is, in columns, a key.
+func blank(text []byte, format string) bool {
+	if format == formatJSONL {
+		text = bytes.TrimSpace(text)
+	}
+	return len(text) == 0 || string(text) == "\r"
 }
 
 // readLine returns the next line with its end.

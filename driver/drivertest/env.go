@@ -82,7 +82,7 @@ func (e *env) ttl(d time.Duration) time.Duration {
 // possible returns the operations without those that need a time to live,
 // where entries cannot expire.
 func (e *env) possible(ops []driver.Op) []driver.Op {
-	return slices.DeleteFunc(ops, func(op driver.Op) bool { return !e.g.TTL && (op.Kind == driver.Expire || op.TTL > 0) })
+	return slices.DeleteFunc(slices.Clone(ops), func(op driver.Op) bool { return !e.g.TTL && (op.Kind == driver.Expire || op.TTL > 0) })
 }
 
 // await waits until a condition holds.

@@ -125,8 +125,8 @@ func (s *store) timed(what string, reasons []errs.Reason, call func(context.Cont
 	defer cancel()
 	s.within(what+" on a server that is not well", faultDeadline+grace, func() {
 		for _, err := range call(ctx) {
-			if ctx.Err() == nil && errs.ReasonOf(err) == errs.Deadline {
-				s.Errorf("%s: Deadline before the deadline", what)
+			if end, _ := ctx.Deadline(); errs.ReasonOf(err) == errs.Deadline && time.Until(end) > slack {
+				s.Errorf("%s: Deadline %s before the deadline", what, time.Until(end))
 			}
 			s.wants(what+" on a server that is not well", err, reasons...)
 		}

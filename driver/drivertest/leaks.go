@@ -7,6 +7,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/internal/testutil/faultproxy"
 )
 
 // leakCheck opens, uses and closes connections and looks for goroutines that
@@ -26,7 +27,33 @@ var leakCheck = check{"leaks/goroutines", nil, func(e *env) {
 	if err := goleak.Find(before); err != nil {
 		e.Errorf("after close: %v", err)
 	}
+	if e.s.h.Server != nil {
+		e.leaksAfterFaults()
+	}
 }}
+
+// leaksAfterFaults closes a connection whose server is not well.
+func (e *env) leaksAfterFaults() {
+	e.Helper()
+	p := e.patient()
+	before := goleak.IgnoreCurrent()
+	conn, err := e.s.h.Driver.Open(p.server.Config(p.proxy.Addr))
+	if err != nil {
+		e.Fatalf("open: %v", err)
+	}
+	e.useEverything(conn)
+	for _, mode := range []faultproxy.Mode{faultproxy.Cut, faultproxy.Garbage, faultproxy.Pause} {
+		p.proxy.Set(mode)
+		p.again(conn).fault(readFaults, writeFaults)
+	}
+	if err := conn.Close(); err != nil {
+		e.Errorf("close: %v", err)
+	}
+	p.proxy.Set(faultproxy.Refuse) // what the proxy held back goes
+	if err := goleak.Find(before); err != nil {
+		e.Errorf("after close on a server that is not well: %v", err)
+	}
+}
 
 // useEverything uses each method of a connection, and leaves a watch open.
 func (e *env) useEverything(conn driver.Conn) {

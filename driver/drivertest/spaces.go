@@ -94,14 +94,14 @@ func names() *rapid.Generator[[2]driver.Space] {
 	})
 	cut := rapid.Custom(func(t *rapid.T) (pair [2]driver.Space) {
 		words := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "", "%"}), 3, 5).Draw(t, "words")
-		separator := rapid.SampledFrom([]string{":", "/", ".", "_", "-", "%3A"}).Draw(t, "separator")
-		for i := range pair {
-			at := rapid.IntRange(1, len(words)-1).Draw(t, "cut")
+		separator := rapid.SampledFrom([]string{":", ":", ":", "/", ".", "_"}).Draw(t, "separator")
+		first := rapid.IntRange(1, len(words)-2).Draw(t, "cut")
+		for i, at := range []int{first, rapid.IntRange(first+1, len(words)-1).Draw(t, "other cut")} {
 			pair[i] = driver.Space{Namespace: strings.Join(words[:at], separator), Pattern: strings.Join(words[at:], separator)}
 		}
 		return pair
 	})
-	return rapid.OneOf(random, cut)
+	return rapid.OneOf(cut, random, cut)
 }
 
 func spacesNeverMeet(e *env) {

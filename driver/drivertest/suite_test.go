@@ -215,6 +215,9 @@ func TestLeaksAreFound(t *testing.T) {
 	if said := record(t, h, leakCheck.name); len(said) > 0 {
 		t.Errorf("fails without a leak: %s", said)
 	}
+	if said := record(t, toyHarness(t, toyFaults{}), leakCheck.name); len(said) > 0 {
+		t.Errorf("fails without a leak after faults: %s", said)
+	}
 	open, stop := h.Driver.Open, make(chan struct{})
 	defer close(stop)
 	h.Driver.Open = func(c driver.Config) (driver.Conn, error) {

@@ -320,6 +320,7 @@ func (t *toyConn) call(ctx context.Context, r *toyRequest) (a toyAnswer, sent bo
 func (t *toyConn) giveUp(l *toyLink, id int) {
 	if !t.f.inOrder {
 		_ = l.Close()
+		<-l.broken // so that the next call finds that it is
 		return
 	}
 	l.mu.Lock()

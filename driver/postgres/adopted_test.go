@@ -161,6 +161,25 @@ func oneFailsAlone(f *fixture) {
 	}
 }
 
+// deferredFailure has the server accept a row and refuse the commit.
+func deferredFailure(f *fixture) {
+	f.exec(f.direct(), fmt.Sprintf("CREATE SCHEMA %[1]s; CREATE TABLE %[1]s.known (doc text PRIMARY KEY); INSERT INTO %[1]s.known VALUES ('good')", f.schema()))
+	_, kv := f.adopt("id text PRIMARY KEY, doc text REFERENCES " + f.schema() + ".known DEFERRABLE INITIALLY DEFERRED")
+	results := f.apply(kv,
+		driver.Op{Kind: driver.Put, Key: "a", Value: []byte("good")},
+		driver.Op{Kind: driver.Put, Key: "b", Value: []byte("bad")},
+		driver.Op{Kind: driver.Put, Key: "c", Value: []byte("bad"), IfAbsent: true},
+		driver.Op{Kind: driver.Put, Key: "d", Value: []byte("good"), IfAbsent: true},
+	)
+	for i, want := range []errs.Reason{0, errs.InvalidField, errs.InvalidField, 0} {
+		if got := errs.ReasonOf(results[i].Err); got != want {
+			f.Errorf("operation %d: got %v, want %v", i, results[i].Err, want)
+		}
+	}
+	f.get(kv, "a")
+	f.get(kv, "d")
+}
+
 // adoptedNull has rows without a value, which count as absent.
 func adoptedNull(f *fixture) {
 	_, kv := f.adopt("id text PRIMARY KEY, doc text, note text DEFAULT 'kept'")

@@ -259,7 +259,7 @@ func poolConfig(t target, conf *tls.Config, o options) (*pgxpool.Config, error) 
 	cc.DialFunc = (&net.Dialer{Timeout: cc.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext
 	cc.MaxProtocolMessageBodyLen = maxMessage
 	cc.RuntimeParams = runtimeParams(o)
-	p.MaxConns, p.MinConns, p.MinIdleConns = int32(o.MaxConnections), 0, 0 //nolint:gosec // at most 1000
+	p.MaxConns, p.MinConns, p.MinIdleConns = int32(o.MaxConnections), 0, 0
 	p.MaxConnLifetime, p.MaxConnLifetimeJitter = time.Hour, 10*time.Minute
 	p.MaxConnIdleTime = 10 * time.Minute
 	p.PingTimeout = cc.ConnectTimeout

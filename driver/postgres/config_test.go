@@ -21,8 +21,8 @@ import (
 
 func TestConfigurationMistakes(t *testing.T) {
 	t.Parallel()
-	own := &tls.Config{RootCAs: x509.NewCertPool()} //nolint:gosec // never used
-	blind := &tls.Config{InsecureSkipVerify: true}  //nolint:gosec // never used
+	own := &tls.Config{RootCAs: x509.NewCertPool()}
+	blind := &tls.Config{InsecureSkipVerify: true}
 	for _, c := range []struct {
 		url, options, asserts string
 		tls                   *tls.Config

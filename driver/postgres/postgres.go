@@ -195,7 +195,7 @@ func (c *conn) ping(ctx context.Context) error {
 	defer c.leave()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.base, cancel)()
+	defer context.AfterFunc(c.base, cancel)() //nolint:contextcheck // Close ends it too
 	pc, err := c.acquire(ctx)
 	if err != nil {
 		return err

@@ -167,7 +167,7 @@ func TestOnOneServer(t *testing.T) {
 		"sweep":             sweepRemovesExpired,
 		"leaving":           leavingDisturbsNobody,
 		"one-fails":         oneFailsAlone,
-		"no-deadlocks":      noDeadlocks,
+		"deferred":          deferredFailure,
 		"credentials":       credentialsPerConnection,
 		"read-only":         readOnly,
 		"terminated":        terminatedConnections,

@@ -53,12 +53,12 @@ func (s *kv) scan(caller context.Context, r driver.ScanRequest, prefix, after st
 	waiting, unhook := context.WithCancel(ctx)
 	defer unhook()
 	defer context.AfterFunc(caller, unhook)()
-	pc, err := s.c.acquire(waiting)
+	pc, err := s.c.acquire(waiting) //nolint:contextcheck // its end is the caller's or our own
 	if err != nil {
 		return driver.Page{}, err
 	}
 	var page driver.Page
-	err = s.readThrough(ctx, pc, func(ctx context.Context, pc *pgx.Conn) error {
+	err = s.readThrough(ctx, pc, func(ctx context.Context, pc *pgx.Conn) error { //nolint:contextcheck // the query outlives its caller
 		var err error
 		page, err = s.page(ctx, pc, r, prefix, after)
 		return err

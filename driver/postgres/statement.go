@@ -131,16 +131,15 @@ const (
 // (version text, number int8, expires_at timestamptz) if the operation took
 // effect, and no row if a condition failed.
 type statements struct {
-	get     *statement       // @keys: (key, value, version, expires_at)
-	puts    *statement       // @keys @values @ttls, sorted: (key, version)
-	deletes *statement       // @keys: nothing
-	look    *statement       // @key: (version, a short value or NULL)
-	scan    [2][2]*statement // [keys only][bounded above] @lower @upper @limit @bytes: as get
-	single  [acts]*statement
-	claim   *statement       // @token @digest @keep: nothing
-	once    [acts]*statement // as single, under a claim, which it settles
-	drop    *statement       // @token, if its claim is not settled: nothing
-	recall  *statement       // @token: (digest, version, number, expires_at)
+	get    *statement       // @keys: (key, value, version, expires_at)
+	puts   *statement       // @keys @values @ttls, sorted: (key, version)
+	look   *statement       // @key: (version, a short value or NULL)
+	scan   [2][2]*statement // [keys only][bounded above] @lower @upper @limit @bytes: as get
+	single [acts]*statement
+	claim  *statement       // @token @digest @keep: nothing
+	once   [acts]*statement // as single, under a claim, which it settles
+	drop   *statement       // @token, if its claim is not settled: nothing
+	recall *statement       // @token: (digest, version, number, expires_at)
 }
 
 // An operation that happens at most once is three statements in one
@@ -149,21 +148,21 @@ type statements struct {
 // holds a claim, and settles it with its result; a claim that nothing settled
 // is dropped. Nobody else ever sees an unsettled claim.
 const (
-	tokenRow = `o.namespace = @namespace AND o.pattern = @pattern AND o.token = @token`
+	recordRow = `o.namespace = @namespace AND o.pattern = @pattern AND o.token = @token`
 
 	claimTemplate = `INSERT INTO {once} AS o (namespace, pattern, token, digest, kept_until, settled)
 VALUES (@namespace, @pattern, @token, @digest, clock_timestamp() + @keep * interval '1 microsecond', false)
 ON CONFLICT (namespace, pattern, token) DO UPDATE SET digest = EXCLUDED.digest, kept_until = EXCLUDED.kept_until, settled = false
 WHERE o.kept_until <= clock_timestamp()`
 
-	claimed = `EXISTS (SELECT FROM {once} o WHERE ` + tokenRow + ` AND NOT o.settled)`
+	claimed = `EXISTS (SELECT FROM {once} o WHERE ` + recordRow + ` AND NOT o.settled)`
 
 	settleTemplate = `WITH %s AS (%s) UPDATE {once} o SET settled = true, version = e.version, number = e.number, expires_at = e.expires_at
-FROM %s WHERE ` + tokenRow + ` AND NOT o.settled RETURNING o.version, o.number, o.expires_at`
+FROM %s WHERE ` + recordRow + ` AND NOT o.settled RETURNING o.version, o.number, o.expires_at`
 
-	dropTemplate = `DELETE FROM {once} o WHERE ` + tokenRow + ` AND NOT o.settled`
+	dropTemplate = `DELETE FROM {once} o WHERE ` + recordRow + ` AND NOT o.settled`
 
-	recallTemplate = `SELECT o.digest, o.version, o.number, o.expires_at FROM {once} o WHERE ` + tokenRow + ` AND o.kept_until > statement_timestamp()`
+	recallTemplate = `SELECT o.digest, o.version, o.number, o.expires_at FROM {once} o WHERE ` + recordRow + ` AND o.kept_until > statement_timestamp()`
 )
 
 // templates are the texts that a layout's statements are made from.

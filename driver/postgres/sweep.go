@@ -42,7 +42,7 @@ func (c *conn) startSweeping() {
 // together do not sweep together.
 func (c *conn) nextSweep() time.Duration {
 	every := time.Duration(c.opts.SweepInterval)
-	return every/2 + rand.N(every) //nolint:gosec // no secret
+	return every/2 + rand.N(every)
 }
 
 // sweep removes what has expired, a small delete at a time. Rows that somebody

@@ -36,7 +36,7 @@ var binaryFormat = []int16{1} // of every parameter and every column
 func fly(ctx context.Context, pc *pgx.Conn, txs []*transaction) {
 	// pgx would start a goroutine to watch the context.
 	unhook := context.AfterFunc(ctx, func() { _ = pc.PgConn().Conn().SetDeadline(time.Unix(1, 0)) })
-	exchange(pc, txs)
+	exchange(pc, txs) //nolint:contextcheck // see above
 	if !unhook() {
 		_ = pc.Close(ctx) // its deadline is of no use to the next one
 	}
@@ -217,14 +217,14 @@ const (
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func int8Value(n int64) []byte {
-	return binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(n)) //nolint:gosec // two's complement is what is meant
+	return binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(n))
 }
 
 func readInt8(b []byte) (int64, error) {
 	if len(b) != 8 {
 		return 0, fmt.Errorf("a number of %d bytes", len(b))
 	}
-	return int64(binary.BigEndian.Uint64(b)), nil //nolint:gosec // two's complement is what is meant
+	return int64(binary.BigEndian.Uint64(b)), nil
 }
 
 // readTime reads a timestamp; NULL is the zero time, that is: never.
@@ -242,13 +242,13 @@ func readTime(b []byte) (time.Time, error) {
 // arrayValue encodes n elements of one dimension; element appends the i-th.
 func arrayValue(oid uint32, n, size int, element func(to []byte, i int) []byte) []byte {
 	b := make([]byte, 0, 20+4*n+size)
-	for _, v := range []uint32{1, 0, oid, uint32(n), 1} { //nolint:gosec // a batch is small
+	for _, v := range []uint32{1, 0, oid, uint32(n), 1} {
 		b = binary.BigEndian.AppendUint32(b, v)
 	}
 	for i := range n {
 		at := len(b)
 		b = element(append(b, 0, 0, 0, 0), i)
-		binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4)) //nolint:gosec // at most MaxValue
+		binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
 	}
 	return b
 }

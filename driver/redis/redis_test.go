@@ -9,8 +9,8 @@ import (
 	"github.com/prismgw/prism/internal/testutil/servers"
 )
 
+// The conformance tests are not parallel: the suite counts goroutines.
 func TestConformance(t *testing.T) {
-	t.Parallel()
 	drivertest.Run(t, drivertest.Harness{
 		Name:       "redis",
 		Driver:     redis.Driver(),
@@ -27,7 +27,6 @@ func TestConformance(t *testing.T) {
 }
 
 func TestConformanceCluster(t *testing.T) {
-	t.Parallel()
 	node := servers.RedisCluster(t, 3)[0]
 	drivertest.Run(t, drivertest.Harness{
 		Name:       "redis (cluster)",

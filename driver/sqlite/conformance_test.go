@@ -14,9 +14,5 @@ func TestConformance(t *testing.T) {
 		Driver:     sqlite.Driver(),
 		Config:     driver.Config{Name: "main", URL: "sqlite:" + fileName, Dir: t.TempDir()},
 		Persistent: true,
-		Exceptions: []drivertest.Exception{{
-			Check:  "faults/process-killed",
-			Reason: "one process at a time opens the file, and the check wants two; TestKill of the driver does the same with one",
-		}},
 	})
 }

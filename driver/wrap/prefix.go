@@ -1,3 +1,5 @@
+// Package wrap holds the decorators of primitives: each takes one, returns the
+// same and changes one thing about it. It knows no technology.
 package wrap
 
 import (

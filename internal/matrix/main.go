@@ -36,16 +36,16 @@ func main() {
 
 // run writes the page, or compares it and reports whether it is the same.
 func run(ctx context.Context, w io.Writer, from string, check bool) (same bool, err error) {
-	mend := "make matrix"
+	mend := "go run ./internal/matrix"
 	if from == "" {
 		if from, err = os.MkdirTemp("", "prism-matrix-"); err != nil {
 			return false, err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(from)) }()
 	} else {
-		mend = "go run ./internal/matrix -from " + from
+		mend += " -from " + from
 	}
-	runs, err := collect(ctx, ".", from)
+	runs, err := collect(ctx, os.Stderr, ".", from)
 	if err != nil {
 		return false, err
 	}

@@ -19,7 +19,7 @@ func (s *store) StoreBatch(ctx context.Context, r *keyvaluev1.StoreBatchRequest)
 	for _, it := range items {
 		size += len(it.GetKey()) + len(it.GetValue())
 	}
-	if err := checkBatch(len(items), size, func(i int) string { return items[i].GetKey() }); err != nil {
+	if err := checkBatch("items", len(items), size, func(i int) string { return items[i].GetKey() }); err != nil {
 		return nil, err
 	}
 	res, err := s.applyAll(ctx, len(items), "StoreBatch", func(i int) (driver.Op, func() []byte, error) {
@@ -43,7 +43,7 @@ func (s *store) StoreBatch(ctx context.Context, r *keyvaluev1.StoreBatchRequest)
 // DeleteBatch implements keyvaluev1.KeyValueServer.
 func (s *store) DeleteBatch(ctx context.Context, r *keyvaluev1.DeleteBatchRequest) (*keyvaluev1.DeleteBatchResponse, error) {
 	items := r.GetItems()
-	if err := checkBatch(len(items), 0, func(i int) string { return items[i].GetKey() }); err != nil {
+	if err := checkBatch("items", len(items), 0, func(i int) string { return items[i].GetKey() }); err != nil {
 		return nil, err
 	}
 	res, err := s.applyAll(ctx, len(items), "DeleteBatch", func(i int) (driver.Op, func() []byte, error) {
@@ -95,7 +95,7 @@ func (s *store) applyAll(ctx context.Context, n int, method string, item func(in
 // RetrieveBatch implements keyvaluev1.KeyValueServer.
 func (s *store) RetrieveBatch(ctx context.Context, r *keyvaluev1.RetrieveBatchRequest) (*keyvaluev1.RetrieveBatchResponse, error) {
 	keys := r.GetKeys()
-	if err := checkBatch(len(keys), 0, func(i int) string { return keys[i] }); err != nil {
+	if err := checkBatch("keys", len(keys), 0, func(i int) string { return keys[i] }); err != nil {
 		return nil, err
 	}
 	res := make([]driver.GetResult, len(keys))
@@ -147,20 +147,42 @@ func (s *store) getValid(ctx context.Context, keys []string, want driver.Want, r
 		if checkKey(keys[i]) == nil {
 			continue
 		}
-		// Rare: leave the bad ones out.
-		for j, key := range keys {
-			e, err := s.get(ctx, key, want)
-			res[j] = driver.GetResult{Entry: e, Err: err}
-		}
+		s.getSome(ctx, keys, want, res)
 		return
 	}
 	s.kv.GetMany(ctx, keys, want, res)
 }
 
-// checkBatch refuses a batch that is too large, or names a key twice.
-func checkBatch(n, size int, key func(int) string) error {
+// getSome is getValid where some keys are none.
+func (s *store) getSome(ctx context.Context, keys []string, want driver.Want, res []driver.GetResult) {
+	var good []string
+	var at []int
+	for i, key := range keys {
+		if err := checkKey(key); err != nil {
+			res[i] = driver.GetResult{Err: err}
+			continue
+		}
+		good, at = append(good, key), append(at, i)
+	}
+	if len(good) == 0 {
+		return
+	}
+	found := make([]driver.GetResult, len(good))
+	s.kv.GetMany(ctx, good, want, found)
+	for k, i := range at {
+		res[i] = found[k]
+	}
+}
+
+// maxViolations bounds how many repeated keys an answer lists: it goes into a
+// trailer, and many clients take only a few KiB of those.
+const maxViolations = 16
+
+// checkBatch refuses a batch that is too large, or names a key twice. field is
+// the one that holds the items.
+func checkBatch(field string, n, size int, key func(int) string) error {
 	if n == 0 {
-		return errs.Invalid(errs.Field{Path: "items", Text: "is empty; send 1 to 1,000 items"})
+		return errs.Invalid(errs.Field{Path: field, Text: "is empty; send 1 to 1,000"})
 	}
 	if n > maxBatchItems {
 		return errs.New(errs.PayloadTooLarge, "the batch has %d items; send at most %d", n, maxBatchItems).
@@ -172,8 +194,8 @@ func checkBatch(n, size int, key func(int) string) error {
 	var bad []errs.Field
 	first := make(map[string]int, n)
 	for i := range n {
-		if j, twice := first[key(i)]; twice {
-			bad = append(bad, errs.Field{Path: fmt.Sprintf("items[%d].key", i), Text: fmt.Sprintf("is the key of items[%d] again; a batch has no order", j)})
+		if j, twice := first[key(i)]; twice && len(bad) < maxViolations {
+			bad = append(bad, errs.Field{Path: fmt.Sprintf("%s[%d]", field, i), Text: fmt.Sprintf("has the key of %s[%d] again; a batch has no order", field, j)})
 			continue
 		}
 		first[key(i)] = i

@@ -8,6 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"net/url"
+	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -67,7 +70,7 @@ func action[Q any, A proto.Message, P interface {
 	return pattern.Route{Verb: http.MethodPost, Action: name, Op: op, Method: method, Handle: onStore(
 		func(s *store, ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest) error {
 			var in P = new(Q)
-			if err := readJSON(w, r, in); err != nil {
+			if err := readJSON(ctx, w, r, in); err != nil {
 				return err
 			}
 			out, err := call(s, ctx, in)
@@ -80,15 +83,24 @@ func action[Q any, A proto.Message, P interface {
 
 func (s *store) httpGet(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest) error {
 	object := strings.Contains(r.Header.Get("Accept"), mediaType)
-	withExpiry := object || r.URL.RawQuery != "" && r.URL.Query().Get("with_expiry") == "true"
-	e, err := s.get(ctx, r.Item, wanted(withExpiry))
+	withExpiry, err := flag(r.URL, "with_expiry")
 	if err != nil {
 		return err
 	}
+	version, err := ifMatch(r.Header)
+	if err != nil {
+		return err
+	}
+	e, err := s.get(ctx, r.Item, wanted(object || withExpiry))
+	if err != nil {
+		return err
+	}
+	if version != nil && *version != e.Version {
+		return (&errs.Error{Reason: errs.VersionMismatch}).With("current", e.Version)
+	}
 	h := w.Header()
-	etag := `"` + e.Version + `"`
-	h.Set("Etag", etag)
-	if match := r.Header.Get("If-None-Match"); match == etag || match == "*" {
+	h.Set("Etag", `"`+e.Version+`"`)
+	if known(r.Header, e.Version) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
@@ -101,6 +113,7 @@ func (s *store) httpGet(ctx context.Context, w http.ResponseWriter, r *pattern.H
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Length", strconv.Itoa(len(e.Value)))
 	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
 		return nil
 	}
 	_, err = w.Write(e.Value)
@@ -112,14 +125,10 @@ func (s *store) httpPut(ctx context.Context, w http.ResponseWriter, r *pattern.H
 	if err := checkKey(in.Key); err != nil {
 		return err
 	}
-	if text := r.URL.Query().Get("ttl"); text != "" {
-		ttl, err := time.ParseDuration(text)
-		if err != nil {
-			return errs.Invalid(errs.Field{Path: "ttl", Text: "is no duration; write one such as 250ms, 30s or 24h"})
-		}
-		in.Ttl = durationpb.New(ttl)
-	}
 	var err error
+	if in.Ttl, err = ttlParameter(r.URL); err != nil {
+		return err
+	}
 	if in.IfVersion, err = ifMatch(r.Header); err != nil {
 		return err
 	}
@@ -130,7 +139,7 @@ func (s *store) httpPut(ctx context.Context, w http.ResponseWriter, r *pattern.H
 	default:
 		return errs.Invalid(errs.Field{Path: "If-None-Match", Text: "can only be * here; to replace one version use If-Match"})
 	}
-	if in.Value, err = readBody(w, r, "value", s.maxValue); err != nil {
+	if in.Value, err = readBody(ctx, w, r, "value", s.maxValue); err != nil {
 		return err
 	}
 	out, err := s.Store(ctx, in)
@@ -156,7 +165,7 @@ func (s *store) httpDelete(ctx context.Context, w http.ResponseWriter, r *patter
 
 func (s *store) httpScan(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest) error {
 	in := new(keyvaluev1.ScanRequest)
-	if err := readJSON(w, r, in); err != nil {
+	if err := readJSON(ctx, w, r, in); err != nil {
 		return err
 	}
 	req, err := s.scanRequest(in)
@@ -199,12 +208,12 @@ func describe(key string, e *driver.Entry) described {
 		d.Expires = &at
 	}
 	switch {
+	case !utf8.Valid(e.Value): // first: json.Valid lets it pass within strings
+		d.Encoding, d.Value = "base64", quote(base64.StdEncoding.EncodeToString(e.Value))
 	case json.Valid(e.Value):
 		d.Encoding, d.Value = "json", e.Value
-	case utf8.Valid(e.Value):
-		d.Encoding, d.Value = "text", quote(string(e.Value))
 	default:
-		d.Encoding, d.Value = "base64", quote(base64.StdEncoding.EncodeToString(e.Value))
+		d.Encoding, d.Value = "text", quote(string(e.Value))
 	}
 	return d
 }
@@ -212,6 +221,50 @@ func describe(key string, e *driver.Entry) described {
 func quote(s string) json.RawMessage {
 	b, _ := json.Marshal(s) // cannot fail for a string
 	return b
+}
+
+// flag returns a parameter that is true or false, false if it is not there.
+func flag(u *url.URL, name string) (bool, error) {
+	if u.RawQuery == "" {
+		return false, nil
+	}
+	switch all := u.Query()[name]; {
+	case len(all) == 0 || len(all) == 1 && all[0] == "false":
+		return false, nil
+	case len(all) == 1 && all[0] == "true":
+		return true, nil
+	}
+	return false, errs.Invalid(errs.Field{Path: name, Text: "must be true or false, once"})
+}
+
+// ttlParameter returns the time to live in the query, nil if there is none.
+func ttlParameter(u *url.URL) (*durationpb.Duration, error) {
+	if u.RawQuery == "" {
+		return nil, nil //nolint:nilnil // nothing asked
+	}
+	all := u.Query()["ttl"]
+	if len(all) == 0 {
+		return nil, nil //nolint:nilnil // nothing asked
+	}
+	ttl, err := time.ParseDuration(all[0])
+	if err != nil || len(all) > 1 {
+		return nil, errs.Invalid(errs.Field{Path: "ttl", Text: "must be one duration, such as 250ms, 30s or 24h"})
+	}
+	return durationpb.New(ttl), nil
+}
+
+// known reports whether If-None-Match lists the version, so that the caller
+// has the value already.
+func known(h http.Header, version string) bool {
+	for _, list := range h["If-None-Match"] {
+		for one := range strings.SplitSeq(list, ",") {
+			one = strings.TrimSpace(one)
+			if one == "*" || strings.TrimPrefix(one, "W/") == `"`+version+`"` {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ifMatch returns the version that If-Match asks for.
@@ -228,19 +281,40 @@ func ifMatch(h http.Header) (*string, error) {
 	return &v, nil
 }
 
-// readBody reads a request's body up to a limit.
-func readBody(w http.ResponseWriter, r *pattern.HTTPRequest, limitOf string, limit int) ([]byte, error) {
+// readBody reads a request's body up to a limit, and until the call's deadline.
+func readBody(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest, limitOf string, limit int) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		return nil, errs.TooLarge(limitOf, int(r.ContentLength), limit)
 	}
+	if at, ok := ctx.Deadline(); ok && r.ContentLength != 0 {
+		rc := http.NewResponseController(w)
+		if err := rc.SetReadDeadline(at); err != nil {
+			return nil, err
+		}
+		// Of the body alone: a read that fails later would cancel the call.
+		defer rc.SetReadDeadline(time.Time{}) //nolint:errcheck // it could be set before
+	}
 	in := http.MaxBytesReader(w, r.Body, int64(limit))
 	if r.ContentLength >= 0 {
-		b := make([]byte, r.ContentLength)
-		_, err := io.ReadFull(in, b)
+		b, err := readSized(in, int(r.ContentLength))
 		return b, bodyError(err, limitOf, limit)
 	}
 	b, err := io.ReadAll(in)
 	return b, bodyError(err, limitOf, limit)
+}
+
+// readSized reads size bytes. It takes the memory for many of them only when
+// the first have come, so that a promise alone costs little.
+func readSized(in io.Reader, size int) ([]byte, error) {
+	const trust = 64 << 10
+	b := make([]byte, min(size, trust))
+	n, err := io.ReadFull(in, b)
+	if err != nil || n == size {
+		return b, err
+	}
+	b = append(make([]byte, 0, size), b...)[:size]
+	_, err = io.ReadFull(in, b[n:])
+	return b, err
 }
 
 func bodyError(err error, limitOf string, limit int) error {
@@ -250,23 +324,41 @@ func bodyError(err error, limitOf string, limit int) error {
 		return nil
 	case errors.As(err, &over):
 		return errs.TooLarge(limitOf, limit+1, limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errs.Deadline
 	case errors.Is(err, context.Canceled):
 		return errs.Cancelled
 	}
 	return errs.Wrap(err, errs.InvalidField, "the body of the request broke off")
 }
 
-func readJSON(w http.ResponseWriter, r *pattern.HTTPRequest, into proto.Message) error {
-	b, err := readBody(w, r, "request", maxJSON)
+func readJSON(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest, into proto.Message) error {
+	b, err := readBody(ctx, w, r, "request", maxJSON)
 	if err != nil {
 		return err
 	}
 	if err := protojson.Unmarshal(b, into); err != nil {
-		// protojson's spaces are random on purpose; its text is good otherwise.
-		text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " ")
-		return errs.Invalid(errs.Field{Path: "body", Text: strings.TrimSpace(text)})
+		return errs.Invalid(errs.Field{Path: "body", Text: mistake(err)})
 	}
 	return nil
+}
+
+// badValue is what protojson says of a value that does not fit its field; the
+// value itself follows.
+var badValue = regexp.MustCompile(`invalid value for [a-z0-9]+ (field|type)( [a-z_]+)?: `)
+
+// mistake returns what protojson found, without the values that it quotes.
+// Its spaces are random on purpose.
+func mistake(err error) string {
+	const most = 120
+	text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " ")
+	if at := badValue.FindStringIndex(text); at != nil {
+		text = text[:at[1]-2]
+	}
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return strings.TrimSpace(text)
 }
 
 func writeProto(w http.ResponseWriter, m proto.Message) error {

@@ -66,8 +66,8 @@ func methodOf(in *keyvaluev1.Operation) (name string, read bool) {
 func (p *pipe) lastDue(ops []*operation) (context.Context, context.CancelFunc) {
 	var last time.Time
 	for _, o := range ops {
-		if o.due.After(last) {
-			last = o.due
+		if o.ticket.Deadline.After(last) {
+			last = o.ticket.Deadline
 		}
 	}
 	return context.WithDeadline(p.ctx, last)

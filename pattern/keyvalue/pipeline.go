@@ -104,41 +104,56 @@ func (p *pipe) read() {
 
 // begin admits the operations of one message and runs them.
 func (p *pipe) begin(all []*keyvaluev1.Operation) error {
+	received := time.Now()
 	var reads, writes batch
 	flush := func() {
 		reads.run(p, p.runReads)
 		writes.run(p, p.runWrites)
 	}
 	defer flush()
-	for _, in := range all {
-		o := &operation{request: in, size: in.SizeVT()}
-		if err := p.register(o, flush); err != nil {
+	ops := make([]operation, len(all))
+	for i, in := range all {
+		ops[i] = operation{request: in, size: in.SizeVT()}
+	}
+	for len(ops) > 0 {
+		n, err := p.register(ops, flush)
+		if err != nil {
 			return err
 		}
-		method, read := methodOf(in)
-		var err error
-		o.ticket, err = p.door.Enter(p.ctx, method, time.Duration(in.GetTimeoutMs())*time.Millisecond, flush)
-		if err != nil {
-			p.refuse(o, err)
-			continue
+		for i := range ops[:n] {
+			p.enter(&ops[i], received, &reads, &writes, flush)
 		}
-		p.watch(o)
-		if o.size > maxOperation {
-			p.leave(o, nil, errs.TooLarge("pipeline", o.size, maxOperation))
-			continue
-		}
-		if read {
-			reads.add(p, o, p.runReads)
-		} else {
-			writes.add(p, o, p.runWrites)
-		}
+		p.watch(ops[:n])
+		ops = ops[n:]
 	}
 	return nil
 }
 
-// register waits for room and takes note of an operation. Only a client that
-// breaks the protocol gets an error, and loses the stream.
-func (p *pipe) register(o *operation, flush func()) error {
+// enter admits one operation and puts it into its batch.
+func (p *pipe) enter(o *operation, received time.Time, reads, writes *batch, flush func()) {
+	in := o.request
+	method, read := methodOf(in)
+	var err error
+	o.ticket, err = p.door.Enter(p.ctx, pattern.Entry{
+		Method: method, Received: received, Timeout: time.Duration(in.GetTimeoutMs()) * time.Millisecond,
+		Traceparent: in.GetTraceparent(), Flush: flush,
+	})
+	switch {
+	case err != nil:
+		p.refuse(o, err)
+	case o.size > maxOperation:
+		p.leave(o, nil, errs.TooLarge("pipeline", o.size, maxOperation))
+	case read:
+		reads.add(p, o, p.runReads)
+	default:
+		writes.add(p, o, p.runWrites)
+	}
+}
+
+// register takes note of as many operations as there is room for, of one at
+// least; for that it waits. Only a client that breaks the protocol gets an
+// error, and loses the stream.
+func (p *pipe) register(ops []operation, flush func()) (n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.full() {
@@ -149,17 +164,21 @@ func (p *pipe) register(o *operation, flush func()) error {
 			p.room.Wait()
 		}
 	}
-	if p.stopped || p.finished {
-		return io.EOF
+	for n < len(ops) && !p.full() {
+		if p.stopped || p.finished {
+			return n, io.EOF
+		}
+		o := &ops[n]
+		id := o.request.GetId()
+		if id == 0 || p.flying[id] != nil {
+			return n, errs.Invalid(errs.Field{Path: "operations.id", Text: "must not be zero, nor that of an operation in flight"})
+		}
+		p.flying[id] = o
+		p.unsent++
+		p.bytes += o.size
+		n++
 	}
-	id := o.request.GetId()
-	if id == 0 || p.flying[id] != nil {
-		return errs.Invalid(errs.Field{Path: "operations.id", Text: "must not be zero, nor that of an operation in flight"})
-	}
-	p.flying[id] = o
-	p.unsent++
-	p.bytes += o.size
-	return nil
+	return n, nil
 }
 
 func (p *pipe) full() bool { return p.unsent >= maxInFlight || p.bytes >= maxInFlightBytes }
@@ -280,12 +299,16 @@ func (p *pipe) write(msg *keyvaluev1.PipelineResponse) {
 	}
 }
 
-// watch makes sure that an operation is answered when it is due.
-func (p *pipe) watch(o *operation) {
+// watch makes sure that operations are answered when they are due.
+func (p *pipe) watch(ops []operation) {
 	p.mu.Lock()
-	o.due = o.ticket.Deadline
-	p.arm(o.due)
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	for i := range ops {
+		o := &ops[i]
+		if o.due = o.ticket.Deadline; o.answer == nil && !o.due.IsZero() {
+			p.arm(o.due)
+		}
+	}
 }
 
 // arm makes tick run at the given time or before; mu is held.

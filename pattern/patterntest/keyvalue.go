@@ -1,12 +1,9 @@
-// Package patterntest holds the sentences of the patterns' contracts as tests,
-// to be run on every driver: the matrix pattern × driver.
 package patterntest
 
 import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,69 +23,85 @@ import (
 	"github.com/prismgw/prism/pattern/keyvalue"
 )
 
-// KeyValue runs the contract of the KeyValue pattern on a connection. Each test
-// has a namespace of its own.
-func KeyValue(t *testing.T, conn driver.Conn) {
-	cases := map[string]func(*testing.T, *kv){
-		"conditions":        testConditions,
-		"delete":            testDelete,
-		"ttl":               testTTL,
-		"default ttl":       testDefaultTTL,
-		"increment":         testIncrement,
-		"expire":            testExpire,
-		"keys":              testKeys,
-		"values":            testValues,
-		"store batch":       testStoreBatch,
-		"retrieve batch":    testRetrieveBatch,
-		"delete batch":      testDeleteBatch,
-		"scan":              testScan,
-		"cursors":           testCursors,
-		"idempotency":       testIdempotency,
-		"batch idempotency": testBatchIdempotency,
+// keyValueChecks are the tests of the KeyValue pattern.
+func keyValueChecks() []check {
+	on := func(name string, needs func(driver.Guarantees) string, test func(*testing.T, *kv)) check {
+		return check{"keyvalue/" + name, needs, func(t *testing.T, s *suite) { test(t, s.keyValue(t, name)) }}
 	}
-	for _, name := range slices.Sorted(maps.Keys(cases)) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cases[name](t, open(t, conn, strings.ReplaceAll(name, " ", "-"), ""))
-		})
+	return []check{
+		on("conditions", nil, testConditions),
+		on("delete", nil, testDelete),
+		on("ttl", needsTTL, testTTL),
+		on("default-ttl", needsTTL, testDefaultTTL),
+		on("expire", needsTTL, testExpire),
+		on("ttl-refused", needsNoTTL, testTTLRefused),
+		on("increment", nil, testIncrement),
+		on("keys", nil, testKeys),
+		on("values", nil, testValues),
+		on("store-batch", nil, testStoreBatch),
+		on("retrieve-batch", nil, testRetrieveBatch),
+		on("delete-batch", nil, testDeleteBatch),
+		on("scan", nil, testScan),
+		on("cursors", nil, testCursors),
+		on("idempotency", nil, testIdempotency),
+		on("batch-idempotency", nil, testBatchIdempotency),
 	}
+}
+
+func needsTTL(g driver.Guarantees) string {
+	if !g.TTL {
+		return "entries cannot expire here"
+	}
+	return ""
+}
+
+func needsNoTTL(g driver.Guarantees) string {
+	if g.TTL {
+		return "entries can expire"
+	}
+	return ""
 }
 
 // kv is the pattern of one namespace.
 type kv struct {
 	keyvaluev1.KeyValueServer
-	conn      driver.Conn
-	namespace string
-	g         driver.Guarantees
+	s     *suite
+	place driver.Space
+	g     driver.Guarantees
 }
 
-func open(t *testing.T, conn driver.Conn, namespace, settings string) *kv {
+// keyValue returns the pattern of a new namespace.
+func (s *suite) keyValue(t *testing.T, name string) *kv {
 	t.Helper()
-	// Servers of one run may be shared: no two runs use the same namespace.
-	namespace += "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
-	return reopen(t, conn, namespace, settings)
-}
-
-func reopen(t *testing.T, conn driver.Conn, namespace, settings string) *kv {
-	t.Helper()
-	b, err := conn.Space(driver.Space{Namespace: namespace, Pattern: "data"})
+	k := &kv{s: s, place: s.place(t, name), g: s.found.Guarantees}
+	server, err := k.open(t, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	kind := keyvalue.Kind()
-	config := pattern.Config{Namespace: namespace, Name: "data", Slots: map[string]pattern.Filled{"store-kv": {Backend: b, ID: "one"}}}
+	k.KeyValueServer = server
+	return k
+}
+
+// open opens the pattern of the namespace under other settings.
+func (k *kv) open(t *testing.T, settings string) (keyvaluev1.KeyValueServer, error) {
+	t.Helper()
+	config := pattern.Config{
+		Namespace: k.place.Namespace, Name: k.place.Pattern,
+		Slots: map[string]pattern.Filled{"store-kv": {Backend: k.s.space(t, k.place), ID: "one"}},
+	}
 	if settings != "" {
 		config.Settings = []byte(settings)
 	}
+	kind := keyvalue.Kind()
 	instance, err := kind.Open(config)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	server, ok := instance.(keyvaluev1.KeyValueServer)
 	if !ok {
 		t.Fatalf("the instance is a %T", instance)
 	}
-	return &kv{server, conn, namespace, b.KV.Guarantees()}
+	return server, nil
 }
 
 func (k *kv) put(t *testing.T, key, value string) string {
@@ -241,12 +254,31 @@ func testTTL(t *testing.T, k *kv) {
 }
 
 func testDefaultTTL(t *testing.T, k *kv) {
-	d := reopen(t, k.conn, k.namespace, `{"default_ttl": "1h"}`)
+	server, err := k.open(t, `{"default_ttl": "1h"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &kv{server, k.s, k.place, k.g}
 	d.put(t, "a", "1")
 	r, err := d.Retrieve(t.Context(), &keyvaluev1.RetrieveRequest{Key: "a", WithExpiry: true})
 	if err != nil || r.GetExpiresAt() == nil {
 		t.Errorf("the default ttl was not given: %v %v", r.GetExpiresAt(), err)
 	}
+}
+
+// testTTLRefused is for backends on which nothing expires: what was to be
+// forgotten must not be kept for good.
+func testTTLRefused(t *testing.T, k *kv) {
+	ctx := t.Context()
+	_, err := k.Store(ctx, &keyvaluev1.StoreRequest{Key: "a", Value: []byte("1"), Ttl: durationpb.New(time.Hour)})
+	wantReason(t, "store with a ttl", err, errs.Unsupported)
+	k.wantNone(t, "a")
+	k.put(t, "b", "1")
+	_, err = k.Expire(ctx, &keyvaluev1.ExpireRequest{Key: "b", Ttl: durationpb.New(time.Hour)})
+	wantReason(t, "expire", err, errs.Unsupported)
+	k.want(t, "b", "1")
+	_, err = k.open(t, `{"default_ttl": "1h"}`)
+	wantReason(t, "default_ttl", err, errs.InvalidField)
 }
 
 func testIncrement(t *testing.T, k *kv) {
@@ -544,7 +576,7 @@ func testCursors(t *testing.T, k *kv) {
 	cursor := pages[0].GetCursor()
 	try := func(k *kv, r *keyvaluev1.ScanRequest) error { return k.Scan(r, &scanned{ctx: t.Context()}) }
 	wantReason(t, "another prefix", try(k, &keyvaluev1.ScanRequest{Prefix: "c0", Cursor: cursor}), errs.InvalidCursor)
-	wantReason(t, "another namespace", try(open(t, k.conn, "other", ""), &keyvaluev1.ScanRequest{Prefix: "c", Cursor: cursor}), errs.InvalidCursor)
+	wantReason(t, "another namespace", try(k.s.keyValue(t, "other"), &keyvaluev1.ScanRequest{Prefix: "c", Cursor: cursor}), errs.InvalidCursor)
 	for _, bad := range []string{"x", "====", strings.Repeat("A", 5000), cursor[:len(cursor)-2], "B" + cursor[1:], cursor + "AA"} {
 		wantReason(t, "a mangled cursor", try(k, &keyvaluev1.ScanRequest{Prefix: "c", Cursor: bad}), errs.InvalidCursor)
 	}

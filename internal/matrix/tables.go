@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/driver/postgres"
+	"github.com/prismgw/prism/driver/redis"
+	"github.com/prismgw/prism/driver/sqlite"
+)
+
+// A technology is a driver with what its own tables do not say. The examples
+// are opened by a test.
+type technology struct {
+	driver.Driver
+	url    string // an example
+	own    string // where Prism's own layout puts the value of orders/carts, key k
+	layout string // an example of one that adopts data; empty: there is none
+}
+
+// technologies are the drivers in the order of the page.
+func technologies() []technology {
+	return []technology{
+		{memory.Driver(), "memory://name", "in the process", ""},
+		{sqlite.Driver(), "sqlite:prism.db", "table `prism_kv`, a row `orders`, `carts`, `k`", `{"table": "carts", "key": "id", "value": "doc"}`},
+		{redis.Driver(), "redis://localhost:6379/0", "string `orders:carts:k`", `{"keys": "cart:{key}"}`},
+		{postgres.Driver(), "postgres://localhost:5432/prism", "table `prism_kv`, a row `orders`, `carts`, `k`", `{"table": "carts", "key": "id", "value": "doc"}`},
+	}
+}
+
+// A group is what the checks of one prefix are about.
+type group struct{ prefix, about string }
+
+// groups are the prefixes of drivertest in the order of the page.
+var groups = []group{
+	{"basic", "reads and writes: any value, any key"},
+	{"batch", "batches, each operation with its own outcome"},
+	{"conditions", "`if_version` and `if_absent`"},
+	{"versions", "versions"},
+	{"histories", "concurrent operations are linearizable"},
+	{"numbers", "counters"},
+	{"ttl", "time to live"},
+	{"scan", "scans, also while keys come and go"},
+	{"cursor", "cursors, also of an earlier connection"},
+	{"once", "idempotency: effect and record in one step"},
+	{"watch", "watching changes"},
+	{"spaces", "namespaces never meet"},
+	{"conn", "opening, health, closing under load"},
+	{"context", "deadlines and cancellation"},
+	{"faults", "killed, paused, cut off, answering garbage"},
+	{"leaks", "nothing is left behind"},
+}
+
+// A guarantee is one row of the table of guarantees.
+type guarantee struct {
+	name  string
+	about string // one line
+	value func(r *result) string
+}
+
+var guarantees = []guarantee{
+	{
+		"versions", "`write`: every change gives a version that the key never had. `content`: a hash of the value, so that A to B to A is not seen. Compare-and-set is atomic on both.",
+		func(r *result) string { return string(r.Guarantees.Version) },
+	},
+	{
+		"time to live", "Entries can expire. Where they cannot, a write that asks for it is refused with UNSUPPORTED and never kept for good.",
+		func(r *result) string { return yes(r.Guarantees.TTL) },
+	},
+	{
+		"clock", "Whose clock decides that an entry has expired: that of the `proxy` or that of the `server`.",
+		func(r *result) string { return string(r.Guarantees.Clock) },
+	},
+	{
+		"ordered scan", "A scan gives each key exactly once, in the order of its bytes. Without it: at least once, in any order.",
+		func(r *result) string { return yes(r.Guarantees.OrderedScan) },
+	},
+	{
+		"scan cost", "What the work of a scan grows with: the keys below its `prefix`, or the whole `keyspace` of the backend.",
+		func(r *result) string { return string(r.Guarantees.ScanCost) },
+	},
+	{
+		"idempotency", "`atomic`: the effect and the record of an idempotency key are one step. `reserved`: the key is reserved first, and a repeat that cannot be decided is OUTCOME_UNKNOWN.",
+		func(r *result) string { return string(r.Guarantees.Idempotency) },
+	},
+	{
+		"watching", "Whether the backend tells of changes.",
+		func(r *result) string { return yes(r.Watcher) },
+	},
+	{
+		"largest value", "As far as the options do not say otherwise; Prism itself takes 4 MiB.",
+		func(r *result) string { return size(r.Guarantees.MaxValue) },
+	},
+	{
+		"shared", "Several proxies may serve the same data at once.",
+		func(r *result) string { return yes(r.Guarantees.Shared) },
+	},
+	{
+		"an OK survives", "With the settings of the run; [all of them](#what-an-ok-survives) are below.",
+		func(r *result) string { return survives(r.Guarantees.Ack) },
+	},
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func size(n int) string {
+	switch {
+	case n >= 1<<20 && n%(1<<20) == 0:
+		return fmt.Sprintf("%d MiB", n>>20)
+	case n >= 1<<10 && n%(1<<10) == 0:
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+func survives(a driver.Ack) string {
+	var what []string
+	for _, s := range []struct {
+		holds bool
+		name  string
+	}{{a.Process, "process"}, {a.OS, "OS"}, {a.Node, "node"}} {
+		if s.holds {
+			what = append(what, s.name)
+		}
+	}
+	if what == nil {
+		return "nothing"
+	}
+	return strings.Join(what, ", ")
+}

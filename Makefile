@@ -44,7 +44,8 @@ export PATH := $(CURDIR)/.tools:$(PATH)
 run: ## start everything in one process, on data in ./.prism
 	@go run ./cmd/prism dev $(ARGS)
 
-# A run of everything leaves what the suites found; ARGS may leave something out.
+# A run of everything leaves what the suites found, for make check; a run with
+# ARGS may be a part. (Go never takes tests that write there from its cache.)
 .PHONY: test
 test: export PRISM_MATRIX_DIR = $(if $(ARGS),,$(CURDIR)/.cache/matrix)
 test: $(TEST_TOOLS) ## run all tests on real servers, with the race detector

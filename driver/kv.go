@@ -235,8 +235,8 @@ const (
 	// IdempotencyAtomic: effect and record are one atomic step.
 	IdempotencyAtomic Idempotency = "atomic"
 	// IdempotencyReserved: the driver refuses Op.Once with
-	// errs.Unsupported; the pattern reserves the token with a write of its
-	// own, and a repeat that cannot be decided is errs.OutcomeUnknown.
+	// errs.Unsupported; wrap.Once reserves the token with a write of its own,
+	// and a repeat that cannot be decided is errs.OutcomeUnknown.
 	IdempotencyReserved Idempotency = "reserved"
 )
 

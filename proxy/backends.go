@@ -50,6 +50,7 @@ type pool struct {
 	open    func(b *namespace.Backend) (driver.Conn, error)
 	log     *slog.Logger
 	metrics *metrics
+	now     func() time.Time
 
 	mu  sync.Mutex // guards the fields below
 	all map[string]*backend
@@ -93,6 +94,14 @@ func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
 	}
 	if out.KV.Guarantees().Shared {
 		out.KV = b.breaker.KV(b.retrier.KV(b.limiter.KV(out.KV)))
+	}
+	if out.KV.Guarantees().Idempotency == driver.IdempotencyReserved {
+		// No pattern has such a name, so nobody else reaches the records.
+		records, err := b.conn.Space(driver.Space{Namespace: s.Namespace, Pattern: s.Pattern + "!once"})
+		if err != nil {
+			return out, err
+		}
+		out.KV = wrap.Once(out.KV, records.KV, p.now)
 	}
 	out.KV = wrap.Observe(out.KV, b.name, p.metrics.backend(b.name))
 	return out, nil

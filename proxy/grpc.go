@@ -158,7 +158,9 @@ func (m *message) receive(into any, recv func(any) error) error {
 	if m.decoded, ok = into.(decoded); !ok {
 		return recv(into)
 	}
-	if err := recv(m); err != nil || !m.bad {
+	err := recv(m)
+	m.decoded = nil // a stream that waits for its next message holds none
+	if err != nil || !m.bad {
 		return err
 	}
 	return errs.Invalid(errs.Field{Path: "request", Text: "cannot be decoded as a message of this method"})

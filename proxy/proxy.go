@@ -82,12 +82,15 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{opts: o, log: o.Log, kinds: k, metrics: newMetrics(k), streams: newStreams(), tracing: newTracing(o.Tracer)}
 	p.gate.limit = int64(cmp.Or(o.MaxInFlight, DefaultInFlight))
-	p.pool = &pool{open: o.open, log: o.Log, metrics: p.metrics, all: map[string]*backend{}}
+	p.pool = &pool{open: o.open, log: o.Log, metrics: p.metrics, now: o.Now, all: map[string]*backend{}}
 	p.snapshot.Store(newSnapshot())
 	p.grpc, p.health = p.newGRPC()
 	p.http = newHTTP(newHTTPServer(p))

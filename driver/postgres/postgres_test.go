@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -53,9 +54,13 @@ func (f *fixture) options(more string) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(`{"schema": %q%s}`, f.schema(), more))
 }
 
+// thisRun tells the schemas of this run from those of earlier ones on a server that
+// stays.
+var thisRun = strings.ToLower(rand.Text()[:6])
+
 // schema is named after the test.
 func (f *fixture) schema() string {
-	return strings.ToLower(strings.NewReplacer("/", "_", "-", "_").Replace(f.Name()))
+	return strings.ToLower(strings.NewReplacer("/", "_", "-", "_").Replace(f.Name())) + "_" + thisRun
 }
 
 func (f *fixture) open(c driver.Config) driver.Conn {
@@ -182,7 +187,9 @@ func TestOnOneServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(onServer(t, s))
+			f := onServer(t, s)
+			t.Cleanup(func() { f.exec(f.direct(), fmt.Sprintf("DROP SCHEMA IF EXISTS %[1]s CASCADE", f.schema())) })
+			test(f)
 		})
 	}
 }

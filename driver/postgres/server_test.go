@@ -32,6 +32,7 @@ func newerSchemaIsRefused(f *fixture) {
 func missingRightToCreate(f *fixture) {
 	admin := f.direct()
 	role := f.schema()
+	f.Cleanup(func() { f.exec(f.direct(), "DROP OWNED BY "+role+"; DROP ROLE "+role) })
 	f.exec(admin, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret-word'; CREATE SCHEMA "+role+"; GRANT USAGE ON SCHEMA "+role+" TO "+role)
 	c := f.config()
 	c.Credentials = func(context.Context) (string, driver.Secret, error) { return role, "secret-word", nil }
@@ -244,6 +245,7 @@ func credentialsPerConnection(f *fixture) {
 func readOnly(f *fixture) {
 	admin := f.direct()
 	role := f.schema()
+	f.Cleanup(func() { f.exec(f.direct(), "DROP ROLE "+role) })
 	f.exec(admin, "CREATE ROLE "+role+" SUPERUSER LOGIN PASSWORD 'p'")
 	f.put(f.kv(f.open(f.config()), ""), "a", "1")
 	f.exec(admin, "ALTER ROLE "+role+" SET default_transaction_read_only = on")

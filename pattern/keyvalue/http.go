@@ -286,27 +286,31 @@ func readBody(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest
 	if r.ContentLength > int64(limit) {
 		return nil, errs.TooLarge(limitOf, int(r.ContentLength), limit)
 	}
-	if at, ok := ctx.Deadline(); ok && r.ContentLength != 0 {
-		rc := http.NewResponseController(w)
-		if err := rc.SetReadDeadline(at); err != nil {
-			return nil, err
-		}
-		// Of the body alone: a read that fails later would cancel the call.
-		defer rc.SetReadDeadline(time.Time{}) //nolint:errcheck // it could be set before
+	if r.ContentLength == 0 {
+		return nil, nil
+	}
+	at, _ := ctx.Deadline() // every call over HTTP has one
+	rc := http.NewResponseController(w)
+	if err := rc.SetReadDeadline(at); err != nil {
+		return nil, err
 	}
 	in := http.MaxBytesReader(w, r.Body, int64(limit))
-	if r.ContentLength >= 0 {
-		b, err := readSized(in, int(r.ContentLength))
-		return b, bodyError(err, limitOf, limit)
+	b, err := readSized(in, int(r.ContentLength))
+	if err != nil {
+		return nil, bodyError(err, limitOf, limit)
 	}
-	b, err := io.ReadAll(in)
-	return b, bodyError(err, limitOf, limit)
+	// It is the body's alone: a read that fails later would cancel the call.
+	return b, rc.SetReadDeadline(time.Time{})
 }
 
-// readSized reads size bytes. It takes the memory for many of them only when
-// the first have come, so that a promise alone costs little.
+// readSized reads size bytes, or all there are if it is negative. It takes the
+// memory for many of them only when the first have come, so that a promise
+// alone costs little.
 func readSized(in io.Reader, size int) ([]byte, error) {
 	const trust = 64 << 10
+	if size < 0 {
+		return io.ReadAll(in)
+	}
 	b := make([]byte, min(size, trust))
 	n, err := io.ReadFull(in, b)
 	if err != nil || n == size {

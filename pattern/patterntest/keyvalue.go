@@ -142,8 +142,8 @@ func wantReason(t *testing.T, what string, err error, want errs.Reason) {
 
 func testConditions(t *testing.T, k *kv) {
 	ctx := t.Context()
-	store := func(key, value string, change func(*keyvaluev1.StoreRequest)) (*keyvaluev1.StoreResponse, error) {
-		r := &keyvaluev1.StoreRequest{Key: key, Value: []byte(value)}
+	store := func(value string, change func(*keyvaluev1.StoreRequest)) (*keyvaluev1.StoreResponse, error) {
+		r := &keyvaluev1.StoreRequest{Key: "a", Value: []byte(value)}
 		change(r)
 		return k.Store(ctx, r)
 	}
@@ -152,33 +152,33 @@ func testConditions(t *testing.T, k *kv) {
 	}
 	ifAbsent := func(r *keyvaluev1.StoreRequest) { r.IfAbsent = true }
 
-	_, err := store("a", "1", ifVersion("nope"))
+	_, err := store("1", ifVersion("nope"))
 	wantReason(t, "if_version on an absent key", err, errs.VersionMismatch)
 	k.wantNone(t, "a")
-	first, err := store("a", "1", ifAbsent)
+	first, err := store("1", ifAbsent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = store("a", "2", ifAbsent)
+	_, err = store("2", ifAbsent)
 	wantReason(t, "if_absent on a present key", err, errs.AlreadyExists)
 	if got := errs.From(err).Meta["version"]; got != first.GetVersion() {
 		t.Errorf("ALREADY_EXISTS tells version %q, want %q", got, first.GetVersion())
 	}
-	second, err := store("a", "3", ifVersion(first.GetVersion()))
+	second, err := store("3", ifVersion(first.GetVersion()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = store("a", "4", ifVersion(first.GetVersion()))
+	_, err = store("4", ifVersion(first.GetVersion()))
 	wantReason(t, "an old version", err, errs.VersionMismatch)
 	if got := errs.From(err).Meta["current"]; got != second.GetVersion() {
 		t.Errorf("VERSION_MISMATCH tells current %q, want %q", got, second.GetVersion())
 	}
 	k.want(t, "a", "3")
-	_, err = store("a", "5", func(r *keyvaluev1.StoreRequest) { ifAbsent(r); ifVersion("x")(r) })
+	_, err = store("5", func(r *keyvaluev1.StoreRequest) { ifAbsent(r); ifVersion("x")(r) })
 	wantReason(t, "both conditions", err, errs.InvalidField)
-	_, err = store("a", "5", ifVersion(""))
+	_, err = store("5", ifVersion(""))
 	wantReason(t, "an empty version", err, errs.InvalidField)
-	_, err = store("a", "5", ifVersion(strings.Repeat("v", 65)))
+	_, err = store("5", ifVersion(strings.Repeat("v", 65)))
 	wantReason(t, "a long version", err, errs.InvalidField)
 	k.want(t, "a", "3")
 }
@@ -207,7 +207,7 @@ func poll(t *testing.T, what string, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("still not: %s", what)
 		}
-		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // polling
+		time.Sleep(2 * time.Millisecond)
 	}
 }
 

@@ -77,7 +77,7 @@ func (a *app) contextShowCommand() *cobra.Command {
 
 func (a *app) printContexts(c *cobra.Command, list bool, want func(*config, *contextConfig) bool) error {
 	output := c.Flag("output")
-	if err := a.given(c.Flags()); err != nil {
+	if err := a.given(c); err != nil {
 		return err
 	}
 	file, err := readConfig()

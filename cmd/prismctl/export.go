@@ -6,12 +6,12 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/prismgw/prism/client"
 )
 
-func (l *layout) addFlags(f *pflag.FlagSet) {
+func (l *layout) addFlags(c *cobra.Command) {
+	f := c.Flags()
 	f.StringVar(&l.format, "format", formatJSONL, "jsonl, csv, tsv or lines")
 	f.StringVar(&l.delimiter, "delimiter", "", "what stands between columns (default: a comma for csv, otherwise a tab)")
 	l.keyColumn = 1
@@ -54,7 +54,7 @@ export may or may not be in it.`,
 			})
 		},
 	}
-	l.addFlags(c.Flags())
+	l.addFlags(c)
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "where there is no terminal, report progress in plain lines")
 	return c
 }

@@ -63,7 +63,7 @@ be repeated.`,
 		},
 	}
 	f := c.Flags()
-	l.addFlags(f)
+	l.addFlags(c)
 	f.IntVar(&l.keyColumn, "key-column", 1, "column of the key, from 1")
 	f.StringVar(&l.valueColumn, "value", "", `the value: the number of a column, "line" (all of it) or "rest" (all but the key)`)
 	f.IntVar(&l.skip, "skip", 0, "leave out so many records at the beginning, such as a header")

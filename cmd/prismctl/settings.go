@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/prismgw/prism/client"
 )
@@ -64,7 +63,8 @@ var mirrored = []string{"addr", "namespace", "pattern", "output", "timeout", "pl
 
 // given takes the flags from the environment that were not typed, and checks
 // those that have a closed set of values.
-func (a *app) given(f *pflag.FlagSet) error {
+func (a *app) given(c *cobra.Command) error {
+	f := c.Flags()
 	for _, name := range mirrored {
 		variable := "PRISM_" + strings.ToUpper(name)
 		if v := os.Getenv(variable); v != "" && !f.Changed(name) {
@@ -85,8 +85,8 @@ func (a *app) given(f *pflag.FlagSet) error {
 }
 
 // resolve decides what holds: flag, environment, context, default.
-func (a *app) resolve(f *pflag.FlagSet) error {
-	if err := a.given(f); err != nil {
+func (a *app) resolve(c *cobra.Command) error {
+	if err := a.given(c); err != nil {
 		return err
 	}
 	file, err := readConfig()
@@ -97,22 +97,22 @@ func (a *app) resolve(f *pflag.FlagSet) error {
 	if a.context == "" {
 		return a.withoutContext()
 	}
-	c := file.find(a.context)
-	if c == nil {
+	named, f := file.find(a.context), c.Flags()
+	if named == nil {
 		return usage(nil, "there is no context %q in %s; see: prismctl context list", a.context, configPath())
 	}
-	for name, value := range c.flags() {
+	for name, value := range named.flags() {
 		if value != "" && !f.Changed(name) {
 			if err := f.Set(name, value); err != nil {
-				return usage(err, "correct the context %s in %s", c.Name, configPath())
+				return usage(err, "correct the context %s in %s", named.Name, configPath())
 			}
 		}
 	}
 	if a.namespace == "" {
-		return usage(nil, "the context %s names no namespace; give one with -n", c.Name)
+		return usage(nil, "the context %s names no namespace; give one with -n", named.Name)
 	}
 	a.addr = cmp.Or(a.addr, defaultAddr)
-	return a.given(f)
+	return a.given(c)
 }
 
 func (a *app) withoutContext() error {
@@ -168,7 +168,7 @@ func findDev() (path string, found devAddresses, err error) {
 
 // kv calls do with the namespace's keys and values.
 func (a *app) kv(c *cobra.Command, do func(ctx context.Context, kv *client.KeyValue) error) error {
-	if err := a.resolve(c.Flags()); err != nil {
+	if err := a.resolve(c); err != nil {
 		return err
 	}
 	opts := []client.Option{

@@ -22,8 +22,8 @@ type conn struct {
 	settings settings
 	closed   atomic.Bool
 
-	mu      sync.Mutex          // guards watches
-	watches map[*watch]struct{} // those to end on Close
+	mu      sync.Mutex                 // guards watches
+	watches map[*wrap.Changes]struct{} // those to end on Close
 }
 
 // Space returns the primitives of a space. There are no layouts but its own.
@@ -55,7 +55,7 @@ func (c *conn) Close() error {
 	c.watches = nil
 	c.mu.Unlock()
 	for w := range watches {
-		w.end(errs.BackendUnavailable)
+		w.End(errs.BackendUnavailable)
 	}
 	c.names.release(c.data)
 	return nil
@@ -73,20 +73,20 @@ func (c *conn) usable(ctx context.Context) error {
 }
 
 // adopt registers w to be ended with the connection, unless that has happened.
-func (c *conn) adopt(w *watch) bool {
+func (c *conn) adopt(w *wrap.Changes) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed.Load() {
 		return false
 	}
 	if c.watches == nil {
-		c.watches = make(map[*watch]struct{})
+		c.watches = make(map[*wrap.Changes]struct{})
 	}
 	c.watches[w] = struct{}{}
 	return true
 }
 
-func (c *conn) forget(w *watch) {
+func (c *conn) forget(w *wrap.Changes) {
 	c.mu.Lock()
 	delete(c.watches, w)
 	c.mu.Unlock()
@@ -152,7 +152,8 @@ func (k *kv) Watch(ctx context.Context, prefix string) (driver.Watch, error) {
 	if err := k.conn.usable(ctx); err != nil {
 		return nil, err
 	}
-	w := newWatch(prefix, func(w *watch) {
+	var w *wrap.Changes
+	w = wrap.NewChanges(prefix, func() {
 		k.space.watchers.remove(w)
 		k.conn.forget(w)
 	})

@@ -54,43 +54,74 @@ type Server struct {
 	GRPC, HTTP, Ops string // addresses
 
 	proxy *proxy.Proxy
-	t     testing.TB
+	dir   string
 }
 
 // Start serves Backend and Namespace documents, on the drivers memory and
 // sqlite. It ends with the test.
 func Start(t testing.TB, documents ...string) *Server {
 	t.Helper()
-	s := &Server{t: t}
+	s, err := start(t.TempDir(), documents...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	return s
+}
+
+// Serve serves what New does, for examples and programs without a testing.TB.
+// It returns the address for client.Dial; stop ends it. It panics if loopback
+// cannot be listened on.
+func Serve() (addr string, stop func()) {
+	s, err := start("", documents)
+	if err != nil {
+		panic(err) //nolint:forbidigo // there is nobody to return it to
+	}
+	return s.GRPC, s.stop
+}
+
+func start(dir string, documents ...string) (*Server, error) {
+	s := &Server{dir: dir}
 	o := proxy.Options{
 		Drivers:  []driver.Driver{memory.Driver(), sqlite.Driver()},
 		Kinds:    []pattern.Kind{keyvalue.Kind()},
 		Loopback: true, DrainTime: 5 * time.Second,
 	}
-	o.GRPC, s.GRPC = listen(t)
-	o.HTTP, s.HTTP = listen(t)
-	o.Ops, s.Ops = listen(t)
 	var err error
-	if s.proxy, err = proxy.New(o); err != nil {
-		t.Fatal(err)
+	for _, l := range []struct {
+		listener *net.Listener
+		addr     *string
+	}{{&o.GRPC, &s.GRPC}, {&o.HTTP, &s.HTTP}, {&o.Ops, &s.Ops}} {
+		if *l.listener, err = new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0"); err != nil {
+			return nil, err
+		}
+		*l.addr = (*l.listener).Addr().String()
 	}
-	s.Load(documents...)
+	if s.proxy, err = proxy.New(o); err != nil {
+		return nil, err
+	}
+	if err := s.load(documents...); err != nil {
+		return nil, err
+	}
 	s.proxy.Start()
-	t.Cleanup(s.stop)
-	return s
+	return s, nil
 }
 
 // Load serves other documents in place of those before; one that is wrong
-// fails the test.
-func (s *Server) Load(documents ...string) {
-	s.t.Helper()
+// changes nothing and fails the test.
+func (s *Server) Load(t testing.TB, documents ...string) {
+	t.Helper()
+	if err := s.load(documents...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) load(documents ...string) error {
 	files := make([]namespace.File, len(documents))
 	for i, d := range documents {
-		files[i] = namespace.File{Name: "documents " + strconv.Itoa(i+1), Dir: s.t.TempDir(), Data: []byte(d)}
+		files[i] = namespace.File{Name: "documents " + strconv.Itoa(i+1), Dir: s.dir, Data: []byte(d)}
 	}
-	if err := s.proxy.Load(files...); err != nil {
-		s.t.Fatal(err)
-	}
+	return s.proxy.Load(files...)
 }
 
 // Client returns a client of a namespace. It ends with the test.
@@ -108,13 +139,4 @@ func (s *Server) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	s.proxy.Stop(ctx)
-}
-
-func listen(t testing.TB) (net.Listener, string) {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l, l.Addr().String()
 }

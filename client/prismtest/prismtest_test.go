@@ -101,7 +101,7 @@ auth: {anonymous: read_write}
 		reloads = 50
 	}
 	for i := range reloads {
-		s.Load(fmt.Sprintf(doc, path, 1000+i%2))
+		s.Load(t, fmt.Sprintf(doc, path, 1000+i%2))
 	}
 	close(stop)
 	calls.Wait()

@@ -24,6 +24,8 @@ func needsEmbedded(e *env) string {
 	switch {
 	case e.s.h.Server != nil:
 		return "the data lies in a server; faults/killed-and-restarted kills that"
+	case e.g.Shared:
+		return "the data lies in servers; the driver's own tests kill them"
 	case !e.s.h.Persistent || !e.g.Ack.Process:
 		return "an acknowledged write does not survive the process"
 	}

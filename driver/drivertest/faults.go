@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -29,13 +30,13 @@ func faultChecks() []check {
 
 func needsServer(e *env) string {
 	if e.s.h.Server == nil {
-		return "embedded: there is no server"
+		return "the harness starts no server that could be hurt"
 	}
 	return ""
 }
 
 func needsWatchedServer(e *env) string {
-	return needsServer(e) + needsWatcher(e)
+	return cmp.Or(needsServer(e), needsWatcher(e))
 }
 
 const (

@@ -242,6 +242,7 @@ type dialer struct {
 
 	mu     sync.Mutex // guards what follows
 	open   []net.Conn
+	stops  []func() bool
 	closed bool
 }
 
@@ -260,7 +261,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 		return nil, errors.Join(errClosed, c.Close())
 	}
 	d.open = append(d.open, c)
-	context.AfterFunc(d.ctx, func() { _ = c.Close() })
+	d.stops = append(d.stops, context.AfterFunc(d.ctx, func() { _ = c.Close() }))
 	return c, nil
 }
 
@@ -268,7 +269,8 @@ func (d *dialer) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
-	for _, c := range d.open {
+	for i, c := range d.open {
+		d.stops[i]()
 		_ = c.Close()
 	}
 }

@@ -164,10 +164,10 @@ func (p *pipe) register(ops []operation, flush func()) (n int, err error) {
 			p.room.Wait()
 		}
 	}
+	if p.stopped || p.finished {
+		return 0, io.EOF
+	}
 	for n < len(ops) && !p.full() {
-		if p.stopped || p.finished {
-			return n, io.EOF
-		}
 		o := &ops[n]
 		id := o.request.GetId()
 		if id == 0 || p.flying[id] != nil {

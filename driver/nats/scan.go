@@ -1,0 +1,274 @@
+package nats
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
+)
+
+const (
+	stepMin   = 64      // messages that are asked for at once, at least
+	stepMax   = 1000    // at most
+	stepBytes = 4 << 20 // of their bytes
+	pageSteps = 50      // a page of a prefix with few keys may end up empty
+)
+
+// Scan goes through the messages of the space; a prefix is looked for here. The
+// keys alone cost as much as the values: the server sends whole messages.
+func (k *kv) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, error) {
+	s, err := k.link.get(ctx)
+	if err != nil {
+		return driver.Page{}, k.link.fail(ctx, err, false)
+	}
+	c := &scan{kv: k, session: s, request: r, bound: k.prefix + "\x00" + r.Prefix}
+	if err := c.begin(ctx); err != nil {
+		return driver.Page{}, k.link.fail(ctx, err, false)
+	}
+	page, err := c.page(ctx)
+	return page, k.link.fail(ctx, err, false)
+}
+
+// scan makes one page.
+type scan struct {
+	kv      *kv
+	session *session
+	request driver.ScanRequest
+	bound   string // what the cursor is bound to
+
+	at    cursor
+	items []driver.Item
+	bytes int
+}
+
+func (c *scan) begin(ctx context.Context) error {
+	created := c.session.created.Load()
+	if len(c.request.Cursor) > 0 {
+		var err error
+		if c.at, err = decodeCursor(c.request.Cursor, c.bound); err == nil && c.at.stream != created {
+			err = errs.StaleCursor
+		}
+		return err
+	}
+	info, err := c.session.info(ctx, c.kv.set.stream())
+	if err != nil {
+		return err
+	}
+	c.at = cursor{stream: created, end: info.State.LastSeq, next: 1}
+	return nil
+}
+
+func (c *scan) page(ctx context.Context) (driver.Page, error) {
+	for range pageSteps {
+		if c.at.next > c.at.end {
+			return c.rest(ctx)
+		}
+		found, end, err := c.list(ctx, c.at.next, c.step())
+		if err != nil {
+			return driver.Page{}, err
+		}
+		for i := range found {
+			if found[i].seq > c.at.end {
+				end = true
+				break
+			}
+			if c.full() {
+				return c.cut(), nil
+			}
+			c.at.next = found[i].seq + 1
+			if item, ok := c.item(&found[i]); ok {
+				c.add(item)
+			}
+		}
+		if end {
+			c.at.next = c.at.end + 1
+		}
+		if c.full() {
+			break
+		}
+	}
+	return c.cut(), nil
+}
+
+// cut ends the page here.
+func (c *scan) cut() driver.Page {
+	return driver.Page{Items: c.items, Next: c.at.encode(c.bound)}
+}
+
+func (c *scan) full() bool {
+	return len(c.items) >= c.request.Limit || c.request.MaxBytes > 0 && c.bytes >= c.request.MaxBytes
+}
+
+// step returns how many messages to ask for.
+func (c *scan) step() int {
+	return min(max(c.request.Limit-len(c.items), stepMin), stepMax)
+}
+
+func (c *scan) add(i driver.Item) {
+	c.items = append(c.items, i)
+	c.bytes += len(i.Key) + len(i.Value)
+}
+
+// item returns what a record is in the page, ok false if it is nothing.
+func (c *scan) item(r *record) (i driver.Item, ok bool) {
+	key, ok := c.kv.key(r.subject)
+	if !ok || !strings.HasPrefix(key, c.request.Prefix) || !r.live(c.kv.now()) {
+		return driver.Item{}, false
+	}
+	i.Key = key
+	if !c.request.KeysOnly {
+		i.Entry = r.entry()
+	}
+	return i, true
+}
+
+// rest is a page of the second phase: of the keys that were written since the
+// scan began, the first ones after those that were given.
+func (c *scan) rest(ctx context.Context) (driver.Page, error) {
+	var firsts smallest
+	firsts.most = c.request.Limit - len(c.items) + 1
+	for next, end := c.at.end+1, false; !end; {
+		var found []record
+		var err error
+		if found, end, err = c.list(ctx, next, stepMax); err != nil {
+			return driver.Page{}, err
+		}
+		for i := range found {
+			next = found[i].seq + 1
+			if key, ok := c.kv.key(found[i].subject); ok && key > c.at.after && strings.HasPrefix(key, c.request.Prefix) {
+				firsts.put(key, found[i])
+			}
+		}
+	}
+	keys := firsts.keys()
+	for _, key := range keys {
+		if c.full() {
+			return c.cut(), nil
+		}
+		c.at.after = key
+		r := firsts.records[key]
+		if item, ok := c.item(&r); ok {
+			c.add(item)
+		}
+	}
+	if firsts.cut != "" {
+		return c.cut(), nil
+	}
+	return driver.Page{Items: c.items}, nil
+}
+
+// smallest keeps the records of the smallest keys.
+type smallest struct {
+	most    int
+	records map[string]record
+	cut     string // the smallest key that was let go; "" for none
+}
+
+func (s *smallest) put(key string, r record) {
+	if s.cut != "" && key >= s.cut {
+		return
+	}
+	if s.records == nil {
+		s.records = make(map[string]record)
+	}
+	s.records[key] = r
+	if len(s.records) < 2*s.most+stepMax {
+		return
+	}
+	keys := s.keys()
+	s.cut = keys[s.most]
+	for _, key := range keys[s.most:] {
+		delete(s.records, key)
+	}
+}
+
+func (s *smallest) keys() []string {
+	keys := make([]string, 0, len(s.records))
+	for key := range s.records {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// list returns messages of the space from a sequence on, in their order, each
+// the last of its subject. end says that nothing follows at the moment.
+func (c *scan) list(ctx context.Context, from uint64, n int) (found []record, end bool, err error) {
+	direct := c.session.direct.Load()
+	body, err := messageGet{Seq: from, NextFor: c.kv.prefix + "*", Batch: n, MaxBytes: stepBytes}.encode()
+	if err != nil {
+		return nil, false, err
+	}
+	var failed error
+	last := func(m *nats.Msg) bool {
+		switch first(m.Header, "Status") {
+		case "":
+			r, foreign, err := directRecord(m, c.kv.set.stream())
+			if foreign {
+				c.session.direct.Store(false)
+			}
+			found, failed = append(found, r), cmpError(failed, err)
+			return false
+		case "204":
+			end = first(m.Header, "Nats-Num-Pending") == "0"
+		case "404":
+			end = true
+		default:
+			failed = cmpError(failed, c.session.status(m))
+		}
+		return true
+	}
+	if _, err = c.session.ask(ctx, &call{subject: api + "DIRECT.GET." + c.kv.set.stream(), data: body, more: last}); err != nil {
+		return nil, false, err // found may still grow
+	}
+	if failed != nil || direct && c.session.direct.Load() {
+		return found, end, failed
+	}
+	return c.confirm(ctx, from, found, end)
+}
+
+// confirm asks the leader for what a replica or a mirror has told, which may be
+// behind: it cannot lack a message before its last one that the leader has, but
+// it can have some that are gone, and lack the last ones.
+func (c *scan) confirm(ctx context.Context, from uint64, told []record, end bool) ([]record, bool, error) {
+	calls := make([]*call, 0, len(told)+1)
+	ask := func(g messageGet) error {
+		body, err := g.encode()
+		if err != nil {
+			return err
+		}
+		calls = append(calls, &call{subject: api + "STREAM.MSG.GET." + c.kv.set.stream(), data: body})
+		return c.session.begin(ctx, calls[len(calls)-1])
+	}
+	for _, r := range told {
+		if err := ask(messageGet{Seq: r.seq}); err != nil {
+			return nil, false, err
+		}
+		from = r.seq + 1
+	}
+	if end {
+		if err := ask(messageGet{Seq: from, NextFor: c.kv.prefix + "*"}); err != nil {
+			return nil, false, err
+		}
+	}
+	found := make([]record, 0, len(calls))
+	for i, one := range calls {
+		m, err := c.session.wait(ctx, one)
+		if err != nil {
+			return nil, false, err
+		}
+		r, err := c.session.storedRecord(m)
+		if err = absentIsNone(err); err != nil {
+			return nil, false, err
+		}
+		if r.seq != 0 {
+			found = append(found, r)
+			end = end && i < len(told) // the leader has more
+		}
+	}
+	return found, end, nil
+}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -134,6 +135,17 @@ func (t *tenant) noPattern(sel *selectors, of int) error {
 		return errs.New(errs.PatternNotFound, "the namespace has no pattern of this kind")
 	}
 	return errs.New(errs.PatternNotFound, "the namespace has no pattern %.64q of this kind", sel.pattern)
+}
+
+// Ping asks a backend of the current configuration whether it can serve.
+func (p *Proxy) Ping(ctx context.Context, name string) error {
+	s := p.current()
+	defer s.release()
+	b := s.backends[name]
+	if b == nil {
+		return errs.New(errs.BackendUnavailable, "there is no backend %q", name)
+	}
+	return b.ping(ctx)
 }
 
 // Load reads documents and serves them in place of the ones before: decode,

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
-	"runtime/pprof"
 	"strings"
 	"testing"
 	"time"
@@ -266,7 +264,6 @@ func TestStreamsThatDoNotRead(t *testing.T) {
 	waitFor(t, "all streams are open", func() bool {
 		return strings.Contains(get(t, "http://"+s.Ops+"/metrics"), fmt.Sprintf(`prism_streams_open{method="Pipeline"} %d`, streams))
 	})
-	{ heap(); f, _ := os.Create("/tmp/w/proxytests/heap.prof"); pprof.WriteHeapProfile(f); f.Close() }
 	if each := int64(heap()-before) / int64(streams); each > most {
 		t.Errorf("%d KiB for each stream that does not read", each>>10)
 	} else {

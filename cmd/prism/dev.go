@@ -56,6 +56,9 @@ func dev(c *cobra.Command, f *serverFlags, args []string, dataDir string, epheme
 	if err := s.load(base, args); err != nil {
 		return err
 	}
+	if err := s.proxy.Ping(c.Context(), devBackend); err != nil {
+		return fmt.Errorf("the data in %s cannot be served: %w", dataDir, err)
+	}
 	go s.reload(c.Context(), base, args)
 	here := filepath.Join(dataDir, "dev.json")
 	defer os.Remove(here) //nolint:errcheck // prismctl finds out that nobody answers
@@ -67,13 +70,16 @@ func dev(c *cobra.Command, f *serverFlags, args []string, dataDir string, epheme
 	})
 }
 
+// devBackend is the name of the embedded backend.
+const devBackend = "local"
+
 func devDocuments(ephemeral bool) string {
 	backend := "driver: sqlite\nurl: sqlite:prism.db\n"
 	needs := "process"
 	if ephemeral {
 		backend, needs = "driver: memory\nurl: \"memory:\"\n", "none"
 	}
-	return "kind: Backend\nname: local\n" + backend + `---
+	return "kind: Backend\nname: " + devBackend + "\n" + backend + `---
 kind: Namespace
 name: demo
 description: there from the start, to try Prism with

@@ -60,7 +60,7 @@ func fromEnvironment(c *cobra.Command, _ []string) error {
 	var wrong error
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		name := "PRISM_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if v, ok := os.LookupEnv(name); ok && !f.Changed && wrong == nil {
+		if v := os.Getenv(name); v != "" && !f.Changed && wrong == nil {
 			if err := c.Flags().Set(f.Name, v); err != nil {
 				wrong = fmt.Errorf("%s: %w", name, err)
 			}
@@ -140,7 +140,11 @@ func newServer(ctx context.Context, f *serverFlags, log *slog.Logger) (*server, 
 
 func address(l net.Listener) string {
 	if l.Addr().Network() == "unix" {
-		return "unix:" + l.Addr().String()
+		path := l.Addr().String()
+		if abs, err := filepath.Abs(path); err == nil {
+			path = abs
+		}
+		return "unix:" + path
 	}
 	return l.Addr().String()
 }
@@ -155,6 +159,11 @@ func listen(ctx context.Context, addr, flag string) (net.Listener, error) {
 	l, err := lc.Listen(ctx, network, addr)
 	if err == nil {
 		return l, nil
+	}
+	if network == "unix" && isTaken(err) && isAbandoned(ctx, addr) {
+		if l, err = lc.Listen(ctx, network, addr); err == nil {
+			return l, nil
+		}
 	}
 	if isTaken(err) {
 		return nil, fmt.Errorf("%s is taken%s; move this listener with %s 127.0.0.1:0 (any free port)", addr, holder(addr), flag)

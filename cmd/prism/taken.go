@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,18 @@ import (
 )
 
 func isTaken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+
+// isAbandoned removes the file of a Unix socket on which nobody listens: a
+// process that was killed leaves it behind.
+func isAbandoned(ctx context.Context, path string) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		_ = conn.Close() // somebody listens
+		return false
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(path) == nil
+}
 
 // holder says which process listens on a TCP port, as far as /proc tells it.
 func holder(addr string) string {

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -71,6 +72,9 @@ func (s *session) prepare(ctx context.Context, set *settings) error {
 			err = s.checkBucket(ctx, set)
 		}
 	}
+	if errs.ReasonOf(err) == errs.KeyNotFound {
+		return errs.New(errs.BackendUnavailable, "the bucket is not there yet")
+	}
 	if err == nil {
 		s.stale.Store(false)
 	}
@@ -137,7 +141,7 @@ func bucketConfig(set *settings) jetstream.StreamConfig {
 func (s *session) makeBucket(ctx context.Context, set *settings) error {
 	err := s.request(ctx, "STREAM.CREATE."+set.stream(), bucketConfig(set), nil)
 	if errs.ReasonOf(err) == errs.Internal { // refused for a reason of the server's
-		if refused := new(jetstream.APIError); asAPI(err, &refused) {
+		if refused := new(jetstream.APIError); errors.As(err, &refused) {
 			return errs.Wrap(err, errs.InvalidConfiguration, "the bucket %s does not exist, and the backend does not make it: %s; make it yourself with file storage, history 1 and allow_msg_ttl", set.bucket, refused.Description)
 		}
 	}

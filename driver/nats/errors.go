@@ -27,6 +27,10 @@ func (l *link) fail(ctx context.Context, err error, write bool) error {
 	if errors.As(err, &known) {
 		return known
 	}
+	var reason errs.Reason
+	if errors.As(err, &reason) {
+		return reason
+	}
 	if reason, ended := endOf(ctx); ended {
 		return reason
 	}

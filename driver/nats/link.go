@@ -138,7 +138,7 @@ func (l *link) connect() (*session, error) {
 	opened := make(chan *session, 1)
 	o.ClosedCB = func(nc *nats.Conn) {
 		if s, ok := <-opened; ok {
-			s.end(cmpError(nc.LastError(), errEnded))
+			s.end(firstError(nc.LastError(), errEnded))
 		}
 	}
 	var current atomic.Pointer[session]
@@ -160,7 +160,7 @@ func (l *link) connect() (*session, error) {
 	return s, l.start(s)
 }
 
-func cmpError(err, other error) error {
+func firstError(err, other error) error {
 	if err != nil {
 		return err
 	}

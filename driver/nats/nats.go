@@ -95,7 +95,7 @@ func (c *conn) Ping(ctx context.Context) error {
 	if err != nil {
 		return c.link.fail(ctx, err, false)
 	}
-	err = s.checkBucket(ctx, &c.set)
+	err = s.prepare(ctx, &c.set)
 	if errs.ReasonOf(err) == errs.InvalidConfiguration {
 		s.stale.Store(true) // operations are refused too from now on
 	}

@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -161,9 +162,11 @@ func (c *scan) rest(ctx context.Context) (driver.Page, error) {
 	return driver.Page{Items: c.items}, nil
 }
 
-// smallest keeps the records of the smallest keys.
+// smallest keeps the records of the smallest keys: of at most so many, and of
+// about stepBytes.
 type smallest struct {
 	most    int
+	bytes   int
 	records map[string]record
 	cut     string // the smallest key that was let go; "" for none
 }
@@ -175,14 +178,26 @@ func (s *smallest) put(key string, r record) {
 	if s.records == nil {
 		s.records = make(map[string]record)
 	}
+	s.bytes += len(r.value) - len(s.records[key].value)
 	s.records[key] = r
-	if len(s.records) < 2*s.most+stepMax {
-		return
+	if len(s.records) >= 2*s.most+stepMax || s.bytes >= 2*stepBytes {
+		s.trim()
 	}
-	keys := s.keys()
-	s.cut = keys[s.most]
-	for _, key := range keys[s.most:] {
-		delete(s.records, key)
+}
+
+func (s *smallest) trim() {
+	kept := 0
+	s.bytes = 0
+	for _, key := range s.keys() {
+		if kept >= s.most || kept > 0 && s.bytes >= stepBytes {
+			if s.cut == "" || key < s.cut {
+				s.cut = key
+			}
+			delete(s.records, key)
+			continue
+		}
+		kept++
+		s.bytes += len(s.records[key].value)
 	}
 }
 
@@ -203,32 +218,46 @@ func (c *scan) list(ctx context.Context, from uint64, n int) (found []record, en
 	if err != nil {
 		return nil, false, err
 	}
-	var failed error
-	last := func(m *nats.Msg) bool {
-		switch first(m.Header, "Status") {
-		case "":
-			r, foreign, err := directRecord(m, c.kv.set.stream())
-			if foreign {
-				c.session.direct.Store(false)
-			}
-			found, failed = append(found, r), cmpError(failed, err)
-			return false
-		case "204":
-			end = first(m.Header, "Nats-Num-Pending") == "0"
-		case "404":
-			end = true
-		default:
-			failed = cmpError(failed, c.session.status(m))
-		}
-		return true
+	b := &batch{stream: c.kv.set.stream()}
+	if _, err = c.session.ask(ctx, &call{subject: api + "DIRECT.GET." + b.stream, data: body, more: b.take}); err != nil {
+		return nil, false, err // b may still grow
 	}
-	if _, err = c.session.ask(ctx, &call{subject: api + "DIRECT.GET." + c.kv.set.stream(), data: body, more: last}); err != nil {
-		return nil, false, err // found may still grow
+	if b.foreign {
+		c.session.direct.Store(false)
 	}
-	if failed != nil || direct && c.session.direct.Load() {
-		return found, end, failed
+	if b.err != nil || direct && !b.foreign {
+		return b.found, b.end, b.err
 	}
-	return c.confirm(ctx, from, found, end)
+	return c.confirm(ctx, from, b.found, b.end)
+}
+
+// batch is the answer to a request for several messages.
+type batch struct {
+	stream  string
+	found   []record
+	end     bool // nothing follows
+	foreign bool // another stream has answered
+	err     error
+}
+
+// take takes one message and tells whether it was the last.
+func (b *batch) take(m *nats.Msg) bool {
+	switch status := first(m.Header, "Status"); status {
+	case "":
+		r, foreign, err := directRecord(m, b.stream)
+		b.found = append(b.found, r)
+		b.foreign, b.err = b.foreign || foreign, firstError(b.err, err)
+		return false
+	case "204":
+		b.end = first(m.Header, "Nats-Num-Pending") == "0"
+	case "404":
+		b.end = true
+	case "503":
+		b.err = errNoStream
+	default:
+		b.err = fmt.Errorf("status %s", status)
+	}
+	return true
 }
 
 // confirm asks the leader for what a replica or a mirror has told, which may be

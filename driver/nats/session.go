@@ -91,6 +91,7 @@ func newSession(nc *nats.Conn, d *dialer, patience time.Duration) *session {
 		wake: make(chan struct{}, 1), done: make(chan struct{}), pending: make(map[uint64]*call),
 	}
 	s.gate.free = inFlight
+	s.numbers.prepare()
 	s.stale.Store(true) // until it has been looked at
 	s.heard.Store(time.Now().UnixNano())
 	return s
@@ -130,7 +131,7 @@ func (s *session) signal() {
 	}
 }
 
-// end returns the answer to a call that has begun. A call whose context ends
+// wait returns the answer to a call that has begun. A call whose context ends
 // first is forgotten.
 func (s *session) wait(ctx context.Context, c *call) (*nats.Msg, error) {
 	select {

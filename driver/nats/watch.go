@@ -2,15 +2,289 @@ package nats
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
 )
+
+const (
+	maxPending = 4096 // keys that a watch remembers before it only knows that it has lost some
+
+	heartbeat   = time.Second      // of a consumer without news
+	silence     = 5 * heartbeat    // after which it is taken for lost
+	abandoned   = 30 * time.Second // after which the server drops a consumer that nobody hears
+	againAfter  = 50 * time.Millisecond
+	againAtMost = time.Second
+)
+
+// Watch begins to watch: a consumer of the stream tells of each new message
+// without its data. When it is lost, another one is made, and then Lost told.
+func (k *kv) Watch(ctx context.Context, prefix string) (driver.Watch, error) {
+	w := &watch{kv: k, prefix: prefix, wake: make(chan struct{}, 1), keys: make(map[string]struct{})}
+	w.ctx, w.cancel = context.WithCancel(k.link.ctx)
+	f, err := w.follow(ctx)
+	if err != nil {
+		w.cancel()
+		return nil, k.link.fail(ctx, err, false)
+	}
+	if err := k.link.work(func() { w.run(f) }); err != nil {
+		w.cancel()
+		f.close()
+		return nil, k.link.fail(ctx, err, false)
+	}
+	return w, nil
+}
+
+// work runs something until the link is closed.
+func (l *link) work(run func()) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return &lostError{cause: errClosed}
+	}
+	l.workers.Go(run)
+	return nil
+}
+
+// watch collects changed keys until somebody takes them.
+type watch struct {
+	kv     *kv
+	prefix string
+	wake   chan struct{}   // of capacity 1: there may be something to take
+	ctx    context.Context // ends with the watch
+	cancel context.CancelFunc
+
+	mu   sync.Mutex // guards what follows
+	keys map[string]struct{}
+	lost bool
+	err  error // why it has ended
+}
+
+// run keeps the watch fed until it or the link ends.
+func (w *watch) run(f *feed) {
+	for f != nil && f.wait(w.ctx) == nil {
+		f.close()
+		if f = w.again(w.ctx); f != nil {
+			w.lose()
+		}
+	}
+	if f != nil {
+		f.close()
+	}
+	w.end(&lostError{cause: errClosed})
+}
+
+// again makes another feed, trying until the context ends.
+func (w *watch) again(ctx context.Context) *feed {
+	for rest := againAfter; ; rest = min(2*rest, againAtMost) {
+		try, cancel := context.WithTimeout(ctx, w.kv.set.connect)
+		f, err := w.follow(try)
+		cancel()
+		if err == nil {
+			return f
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rest):
+		}
+	}
+}
+
+// feed is one consumer of the stream.
+type feed struct {
+	session *session
+	sub     *nats.Subscription
+	path    string        // of the consumer in the API
+	broken  chan struct{} // of capacity 1: something was missed
+	heard   atomic.Int64  // when the last message came, in nanoseconds
+	last    atomic.Uint64 // number of the last message
+}
+
+type consumerRequest struct {
+	Stream string         `json:"stream_name"`
+	Config consumerConfig `json:"config"`
+	Action string         `json:"action"`
+}
+
+// consumerConfig is an ephemeral push consumer.
+type consumerConfig struct {
+	Name          string        `json:"name"`
+	DeliverPolicy string        `json:"deliver_policy"`
+	AckPolicy     string        `json:"ack_policy"`
+	ReplayPolicy  string        `json:"replay_policy"`
+	Deliver       string        `json:"deliver_subject"`
+	Filter        string        `json:"filter_subject"`
+	HeadersOnly   bool          `json:"headers_only"`
+	Memory        bool          `json:"mem_storage"`
+	Replicas      int           `json:"num_replicas"`
+	MaxDeliver    int           `json:"max_deliver"`
+	Heartbeat     time.Duration `json:"idle_heartbeat"`
+	Inactive      time.Duration `json:"inactive_threshold"`
+}
+
+// follow makes a feed of the changes from now on.
+func (w *watch) follow(ctx context.Context) (*feed, error) {
+	s, err := w.kv.link.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	deliver := nats.NewInbox()
+	name := "prism-" + strings.TrimPrefix(deliver, nats.InboxPrefix)
+	stream := w.kv.set.stream()
+	f := &feed{session: s, broken: make(chan struct{}, 1), path: stream + "." + name}
+	f.heard.Store(time.Now().UnixNano())
+	if f.sub, err = s.nc.Subscribe(deliver, func(m *nats.Msg) { f.take(w, m) }); err != nil {
+		return nil, &lostError{cause: err}
+	}
+	err = s.request(ctx, "CONSUMER.CREATE."+f.path, consumerRequest{Stream: stream, Action: "create", Config: consumerConfig{
+		Name: name, DeliverPolicy: "new", AckPolicy: "none", ReplayPolicy: "instant", Deliver: deliver,
+		Filter: w.kv.prefix + "*", HeadersOnly: true, Memory: true, Replicas: 1, MaxDeliver: 1,
+		Heartbeat: heartbeat, Inactive: abandoned,
+	}}, nil)
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// take is called with each message of the consumer.
+func (f *feed) take(w *watch, m *nats.Msg) {
+	f.heard.Store(time.Now().UnixNano())
+	if first(m.Header, "Status") != "" {
+		if last := first(m.Header, "Nats-Last-Consumer"); last != "" && last != versionOf(f.last.Load()) {
+			f.fail()
+		}
+		return
+	}
+	about, err := m.Metadata()
+	if err != nil || about.Sequence.Consumer != f.last.Load()+1 {
+		f.fail()
+		return
+	}
+	f.last.Store(about.Sequence.Consumer)
+	if key, ok := w.kv.key(m.Subject); ok && strings.HasPrefix(key, w.prefix) {
+		w.tell(key)
+	}
+}
+
+func (f *feed) fail() {
+	select {
+	case f.broken <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns nil when the feed is lost, else why nobody wants it any more.
+func (f *feed) wait(ctx context.Context) error {
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-f.session.done:
+			return nil
+		case <-f.broken:
+			return nil
+		case now := <-tick.C:
+			if now.Sub(time.Unix(0, f.heard.Load())) > silence {
+				return nil
+			}
+		}
+	}
+}
+
+// close ends the feed; if the server does not hear of it, it will notice.
+func (f *feed) close() {
+	_ = f.sub.Unsubscribe()
+	_ = f.session.nc.Publish(api+"CONSUMER.DELETE."+f.path, nil)
+}
+
+func (w *watch) tell(key string) {
+	w.mu.Lock()
+	switch {
+	case w.lost:
+	case len(w.keys) < maxPending:
+		w.keys[key] = struct{}{}
+	default:
+		w.lost = true
+		clear(w.keys)
+	}
+	w.mu.Unlock()
+	w.signal()
+}
+
+func (w *watch) lose() {
+	w.mu.Lock()
+	w.lost = true
+	clear(w.keys)
+	w.mu.Unlock()
+	w.signal()
+}
+
+func (w *watch) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Next waits for changes.
+func (w *watch) Next(ctx context.Context) (driver.Change, error) {
+	for {
+		if reason, ended := endOf(ctx); ended {
+			return driver.Change{}, reason
+		}
+		if change, ok, err := w.take(); ok || err != nil {
+			return change, w.kv.link.fail(ctx, err, false)
+		}
+		select {
+		case <-w.wake:
+		case <-w.ctx.Done():
+		case <-ctx.Done():
+		}
+	}
+}
+
+// take returns what has been collected, if anything.
+func (w *watch) take() (change driver.Change, ok bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return driver.Change{}, false, w.err
+	}
+	if len(w.keys) == 0 && !w.lost {
+		return driver.Change{}, false, nil
+	}
+	change.Lost = w.lost
+	change.Keys = make([]string, 0, len(w.keys))
+	for key := range w.keys {
+		change.Keys = append(change.Keys, key)
+	}
+	clear(w.keys)
+	w.lost = false
+	return change, true, nil
+}
+
+// Close ends the watch.
+func (w *watch) Close() error {
+	w.end(errs.Cancelled)
+	return nil
+}
+
+func (w *watch) end(reason error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.err = reason
+		w.cancel()
+	}
+}

@@ -375,6 +375,13 @@ type numbers struct {
 
 var seed = maphash.MakeSeed()
 
+func (n *numbers) prepare() {
+	for i := range n.turns {
+		n.turns[i] = make(chan struct{}, 1)
+	}
+	n.last = make(map[string]record)
+}
+
 // turn waits for the turn of a key, until the context ends.
 func (n *numbers) turn(ctx context.Context, subject string) (leave func(), err error) {
 	t := n.turns[maphash.String(seed, subject)%turnCount]

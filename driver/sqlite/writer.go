@@ -91,6 +91,10 @@ func (w *writer) opened(ctx context.Context) (*store, error) {
 
 func (w *writer) run() {
 	defer w.shut()
+	<-w.queue.wake // until somebody needs the file, it is not touched
+	if empty, closed := w.queue.empty(); empty && closed {
+		return
+	}
 	if err := w.open(); err != nil {
 		w.log.Warn("the SQLite file cannot be opened yet", "backend", w.name, "path", w.path, "error", err)
 	}

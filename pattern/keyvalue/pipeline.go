@@ -22,7 +22,7 @@ const (
 )
 
 const (
-	maxMessage = 64 << 10         // bytes of answers in one message: what a client that does not read holds
+	maxMessage = 64 << 10         // bytes of answers in one message; the next size of gRPC's buffers is 1 MiB
 	slowAfter  = 10 * time.Second // a client that reads nothing for so long loses the stream
 	goingGrace = 5 * time.Second  // for the client to half-close after GoingAway
 )
@@ -262,7 +262,7 @@ func (p *pipe) sendSome() {
 		p.going, msg.GoingAway = false, &keyvaluev1.GoingAway{}
 	}
 	n, size := 0, 0
-	for n < len(p.out) && size < maxMessage {
+	for n < len(p.out) && (n == 0 || size+p.out[n].size <= maxMessage) {
 		size += p.out[n].size
 		n++
 	}

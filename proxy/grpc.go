@@ -35,8 +35,8 @@ func (p *Proxy) newGRPC() (*grpc.Server, *health.Server) {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxHeaderListSize(maxMetadata),
-		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))), //nolint:gosec // a handful
-		grpc.SharedWriteBuffer(true),
+		// Enough that calls seldom need a goroutine, whose stack would have to grow.
+		grpc.NumStreamWorkers(uint32(32*runtime.GOMAXPROCS(0))),
 		grpc.WaitForHandlers(true),
 		// Connections move from time to time, so that load follows new proxies.
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: p.opts.ConnectionAge, MaxConnectionAgeGrace: time.Minute}),

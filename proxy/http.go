@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"net"
 	"net/http"
@@ -371,12 +370,21 @@ func (w *timedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // timing says where the time went, as Server-Timing has it.
 func (c *call) timing(now time.Time) string {
-	ms := func(from, to time.Time) float64 {
-		if from.IsZero() || to.IsZero() {
-			return 0
-		}
-		return float64(to.Sub(from).Microseconds()) / 1000
+	var buf [96]byte
+	b := appendStep(buf[:0], "auth;dur=", c.start, c.authenticated)
+	b = appendStep(b, ", policy;dur=", c.authenticated, c.authorized)
+	b = appendStep(b, ", wait;dur=", c.authorized, c.admitted)
+	b = appendStep(b, ", backend;dur=", c.admitted, now)
+	return string(b)
+}
+
+// appendStep appends a name and milliseconds with three decimals.
+func appendStep(b []byte, name string, from, to time.Time) []byte {
+	var us int64
+	if !from.IsZero() && !to.IsZero() {
+		us = max(to.Sub(from).Microseconds(), 0)
 	}
-	return fmt.Sprintf("auth;dur=%.3f, policy;dur=%.3f, wait;dur=%.3f, backend;dur=%.3f",
-		ms(c.start, c.authenticated), ms(c.authenticated, c.authorized), ms(c.authorized, c.admitted), ms(c.admitted, now))
+	b = strconv.AppendInt(append(b, name...), us/1000, 10)
+	us %= 1000
+	return append(b, '.', byte('0'+us/100), byte('0'+us/10%10), byte('0'+us%10))
 }

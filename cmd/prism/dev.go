@@ -105,6 +105,7 @@ func welcome(w io.Writer, a addresses, dataDir string, ephemeral bool, took time
 Try:
   curl -X PUT --data hello ` + base + `/greeting
   curl ` + base + `/greeting
+  prismctl kv ls
   curl http://` + a.HTTP + `/openapi.json
   grpcurl -plaintext -H 'x-prism-namespace: demo' -d '{"key":"greeting"}' ` + a.GRPC + ` prism.keyvalue.v1.KeyValue/Retrieve
 

@@ -41,6 +41,10 @@ type space struct {
 	index    index
 	onces    [shards]onces
 	watchers watchers
+
+	// timed is set once anything here expires. Until then there is nothing to
+	// sweep, so that thousands of idle spaces cost no time.
+	timed atomic.Bool
 }
 
 // A shard holds the entries whose keys have one hash. Its padding keeps two
@@ -136,17 +140,20 @@ func (d *data) closing() bool {
 }
 
 func (s *space) sweep() {
+	if !s.timed.Load() {
+		return
+	}
+	now := s.now().UnixNano()
 	for i := range shards {
-		for !s.closing() && s.shards[i].sweep(s) {
+		for !s.closing() && s.shards[i].sweep(s, now) {
 		}
-		for !s.closing() && s.onces[i].sweep(s.now().UnixNano()) {
+		for !s.closing() && s.onces[i].sweep(now) {
 		}
 	}
 }
 
 // sweep removes some expired entries and reports whether more may be left.
-func (sh *shard) sweep(s *space) bool {
-	now := s.now().UnixNano()
+func (sh *shard) sweep(s *space, now int64) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for range sweepBatch {

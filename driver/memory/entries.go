@@ -42,6 +42,9 @@ func expires(at int64) time.Time {
 
 // apply carries out one operation and tells watchers what it changed.
 func (s *space) apply(op *driver.Op, maxValue int) driver.Result {
+	if (op.TTL > 0 || op.Once != nil) && !s.timed.Load() {
+		s.timed.Store(true)
+	}
 	if op.Once != nil {
 		return s.applyOnce(op, maxValue)
 	}

@@ -124,7 +124,7 @@ func (s *settings) parseHosts(scheme, hosts string) []errs.Field {
 func (s *settings) parseOptions(raw json.RawMessage) (bad []errs.Field) {
 	o := options{
 		Bucket: "prism", MaxValue: defaultMaxValue,
-		ConnectTimeout: driver.Duration(5 * time.Second), AnswerTimeout: driver.Duration(10 * time.Second),
+		ConnectTimeout: driver.Duration(2 * time.Second), AnswerTimeout: driver.Duration(10 * time.Second),
 	}
 	if err := driver.DecodeStrict(raw, &o); err != nil {
 		return []errs.Field{{Path: "options", Text: err.Error()}}

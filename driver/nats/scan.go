@@ -131,7 +131,7 @@ func (c *scan) item(r *record) (i driver.Item, ok bool) {
 // scan began, the first ones after those that were given.
 func (c *scan) rest(ctx context.Context) (driver.Page, error) {
 	var firsts smallest
-	firsts.most = c.request.Limit - len(c.items) + 1
+	firsts.most = max(c.request.Limit-len(c.items)+1, stepMax) // many may be markers
 	for next, end := c.at.end+1, false; !end; {
 		var found []record
 		var err error
@@ -224,6 +224,9 @@ func (c *scan) list(ctx context.Context, from uint64, n int) (found []record, en
 	}
 	if b.foreign {
 		c.session.direct.Store(false)
+	}
+	if b.err == errNoStream {
+		c.session.stale.Store(true)
 	}
 	if b.err != nil || direct && !b.foreign {
 		return b.found, b.end, b.err

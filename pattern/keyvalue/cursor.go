@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"strings"
 	"time"
 
 	"github.com/prismgw/prism/errs"
@@ -58,8 +59,8 @@ func (c *cursors) decode(prefix, text string) ([]byte, error) {
 	if len(text) > cursorMax {
 		return nil, errs.InvalidCursor
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) < cursorHead || b[0] != cursorVersion {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text) // it skips line breaks
+	if err != nil || len(b) < cursorHead || b[0] != cursorVersion || strings.ContainsAny(text, "\r\n") {
 		return nil, errs.InvalidCursor
 	}
 	head, own := b[:cursorHead-8], b[cursorHead:]

@@ -347,9 +347,9 @@ func readJSON(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest
 	return nil
 }
 
-// badValue is what protojson says of a value that does not fit its field; the
-// value itself follows.
-var badValue = regexp.MustCompile(`invalid value for [a-z0-9]+ (field|type)( [a-z_]+)?: `)
+// badValue is what protojson says of a value that does not fit; the value
+// itself follows.
+var badValue = regexp.MustCompile(`invalid value for \w+ (field|type)( \w+)?|invalid google\.protobuf\.\w+ value|unexpected token|invalid value`)
 
 // mistake returns what protojson found, without the values that it quotes.
 // Its spaces are random on purpose.
@@ -357,7 +357,7 @@ func mistake(err error) string {
 	const most = 120
 	text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " ")
 	if at := badValue.FindStringIndex(text); at != nil {
-		text = text[:at[1]-2]
+		text = text[:at[1]]
 	}
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "…"

@@ -22,7 +22,7 @@ const (
 )
 
 const (
-	maxMessage = 64 << 10         // bytes of answers in one message; the next size of gRPC's buffers is 1 MiB
+	maxMessage = 31 << 10         // bytes of answers in one message; the next size of gRPC's buffers is 1 MiB
 	slowAfter  = 10 * time.Second // a client that reads nothing for so long loses the stream
 	goingGrace = 5 * time.Second  // for the client to half-close after GoingAway
 )

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	shards     = 64          // of each space, by the hash of the key
+	shards     = 16          // of each space, by the hash of the key; many spaces are small
 	sweepEvery = time.Second // how often expired entries are removed
 	sweepBatch = 128         // entries removed under one lock
 )

@@ -20,7 +20,7 @@ func ExampleDial() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // the example is over
+	defer c.Close()
 
 	ctx := context.Background()
 	kv := c.KeyValue("test")
@@ -43,7 +43,7 @@ func ExampleKeyValue_Store_condition() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // the example is over
+	defer c.Close()
 
 	ctx := context.Background()
 	kv := c.KeyValue("test")
@@ -66,7 +66,7 @@ func ExampleStore() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // the example is over
+	defer c.Close()
 
 	ctx := context.Background()
 	carts := client.Store[cart](c, "test/data")
@@ -95,7 +95,7 @@ func ExampleKeyValue_Scan() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // the example is over
+	defer c.Close()
 
 	ctx := context.Background()
 	kv := c.KeyValue("test")

@@ -160,10 +160,10 @@ func (b *backend) ping(ctx context.Context) error {
 	return err
 }
 
-// health returns whether the backend answered the last time, and since when
-// that is so.
-func (b *backend) health() (known bool, ill error, since time.Time) {
+// health returns whether the backend has been asked, since when the last answer
+// has been the same, and why it cannot serve; nil if it can.
+func (b *backend) health() (known bool, since time.Time, ill error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.known, b.ill, b.since
+	return b.known, b.since, b.ill
 }

@@ -38,7 +38,10 @@ func TestDeadlines(t *testing.T) {
 			_, err := c.Retrieve(ctx, &keyvaluev1.RetrieveRequest{Key: "k"})
 			return err
 		},
-		"Store": func(ctx context.Context) error { _, err := c.Store(ctx, &keyvaluev1.StoreRequest{Key: "k"}); return err },
+		"Store": func(ctx context.Context) error {
+			_, err := c.Store(ctx, &keyvaluev1.StoreRequest{Key: "k"})
+			return err
+		},
 		"Increment": func(ctx context.Context) error {
 			_, err := c.Increment(ctx, &keyvaluev1.IncrementRequest{Key: "k"})
 			return err

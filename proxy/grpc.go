@@ -198,7 +198,7 @@ func (p *Proxy) status(c *call, err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // a cause's status is not ours to send
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { // a cause's status is not ours to send
 		return err // the transport's own
 	}
 	e := errs.From(err)

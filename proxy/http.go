@@ -207,16 +207,16 @@ func itemOf(rest []string, query url.Values) (string, error) {
 	return item, nil
 }
 
-// errNoRoute marks what is not in the API at all.
-type errNoRoute struct {
+// noRouteError marks what is not in the API at all.
+type noRouteError struct {
 	status int
 	allow  string // the verbs that there are
 }
 
-func (e errNoRoute) Error() string { return "no route" }
+func (e noRouteError) Error() string { return "no route" }
 
 func notFound(r *http.Request) error {
-	return errs.Wrap(errNoRoute{status: http.StatusNotFound}, errs.Unsupported, "there is no %s; see /openapi.json for what there is", r.URL.EscapedPath())
+	return errs.Wrap(noRouteError{status: http.StatusNotFound}, errs.Unsupported, "there is no %s; see /openapi.json for what there is", r.URL.EscapedPath())
 }
 
 func (s *httpServer) wrongVerb(r *http.Request, key routeKey) error {
@@ -239,7 +239,7 @@ func (s *httpServer) wrongVerb(r *http.Request, key routeKey) error {
 		return errs.Invalid(errs.Field{Path: "op", Text: "must be one of " + strings.Join(ops, ", ") + " in the query"})
 	case len(verbs) > 0:
 		allow := strings.Join(slices.Compact(verbs), ", ")
-		return errs.Wrap(errNoRoute{http.StatusMethodNotAllowed, allow}, errs.Unsupported, "%s cannot be done here; use %s", r.Method, allow)
+		return errs.Wrap(noRouteError{http.StatusMethodNotAllowed, allow}, errs.Unsupported, "%s cannot be done here; use %s", r.Method, allow)
 	}
 	return notFound(r)
 }
@@ -316,7 +316,7 @@ func (s *httpServer) fail(w http.ResponseWriter, r *http.Request, c *call, err e
 	if e.Reason == errs.Unauthenticated {
 		h.Set("Www-Authenticate", "Bearer")
 	}
-	if none := (errNoRoute{}); errors.As(e, &none) && none.allow != "" {
+	if none := (noRouteError{}); errors.As(e, &none) && none.allow != "" {
 		h.Set("Allow", none.allow)
 	}
 	body, _ := json.MarshalIndent(pr, "", "  ") // cannot fail for these types
@@ -330,7 +330,7 @@ func (s *httpServer) fail(w http.ResponseWriter, r *http.Request, c *call, err e
 // httpStatus is the reason's, but for what conditional headers and routing
 // mean in HTTP.
 func httpStatus(e *errs.Error, r *http.Request) int {
-	var none errNoRoute
+	var none noRouteError
 	switch {
 	case errors.As(e, &none):
 		return none.status

@@ -82,7 +82,7 @@ func (p *Proxy) readiness() readiness {
 	out := readiness{Ready: !draining, Draining: draining, Backends: []readyBackend{}, Namespaces: []readyNamespace{}}
 	ill := map[string]bool{}
 	for name, b := range s.backends {
-		known, err, since := b.health()
+		known, since, err := b.health()
 		one := readyBackend{Name: name, Ready: known && err == nil, Since: since.UTC()}
 		if !known {
 			one.Detail = "not asked yet"

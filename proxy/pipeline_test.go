@@ -302,7 +302,7 @@ func TestSlowReaderLosesTheStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // the test is over
+	defer conn.Close()
 	p := pipeline(t, in(t, "open"), keyvaluev1.NewKeyValueClient(conn))
 	go func() {
 		for i := uint64(1); p.Send(&keyvaluev1.PipelineRequest{Operations: []*keyvaluev1.Operation{retrieveOp(i, "big")}}) == nil; i++ {
@@ -335,7 +335,7 @@ func get(t *testing.T, url string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -349,6 +349,6 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("still not: %s", what)
 		}
-		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // polling
+		time.Sleep(10 * time.Millisecond)
 	}
 }

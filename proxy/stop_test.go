@@ -228,7 +228,7 @@ func TestDraining(t *testing.T) {
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); s.stop() }()
 	waitFor(t, "it says that it drains", func() bool { return strings.Contains(get(t, "http://"+s.Ops+"/readyz"), `"draining": true`) })
-	resp, err := http.Get("http://" + s.Ops + "/readyz") //nolint:noctx // a test
+	resp, err := http.Get("http://" + s.Ops + "/readyz")
 	if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("%v %v", resp, err)
 	} else {
@@ -270,7 +270,7 @@ func TestDrainTimeEnds(t *testing.T) {
 		_, err := c.Retrieve(ctx, &keyvaluev1.RetrieveRequest{Key: "k"})
 		slow <- err
 	}()
-	go http.Get("http://" + s.HTTP + "/v1/namespaces/held/keyvalue/k") //nolint:errcheck,noctx,bodyclose // it fails
+	go http.Get("http://" + s.HTTP + "/v1/namespaces/held/keyvalue/k")
 	waitFor(t, "three hang", func() bool { return s.waiting.Load() == 3 })
 	began := time.Now()
 	s.stop()

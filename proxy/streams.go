@@ -25,7 +25,7 @@ func (s *streams) goAway() { s.once.Do(func() { close(s.all) }) }
 // join returns the channel that tells a new stream to go; leave must follow.
 func (s *streams) join() (leave func(), going <-chan struct{}) {
 	own, gone := make(chan struct{}), make(chan struct{})
-	age := streamAge*4/5 + rand.N(streamAge*2/5) //nolint:gosec // no secret
+	age := streamAge*4/5 + rand.N(streamAge*2/5)
 	go func() {
 		defer close(own)
 		t := time.NewTimer(age)

@@ -24,7 +24,7 @@ func readFiles(paths []string) ([]namespace.File, error) {
 			}
 		}
 		for _, name := range names {
-			data, err := os.ReadFile(name) //nolint:gosec // the user named it
+			data, err := os.ReadFile(name)
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("%s does not exist", name)
 			}

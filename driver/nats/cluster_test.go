@@ -25,7 +25,7 @@ func replicated(nodes ...*servers.Server) driver.Config {
 
 func startCluster(t testing.TB) []*servers.Server {
 	t.Helper()
-	nodes := servers.NATSCluster(t, 3)
+	nodes := servers.NATSCluster(t, 3, "max_payload: 8M")
 	conn := open(t, replicated(nodes...))
 	await(t, "the cluster", func() bool { return conn.Ping(t.Context()) == nil })
 	return nodes
@@ -36,7 +36,7 @@ func TestConformanceCluster(t *testing.T) {
 		t.Skip("three servers and a majority for each write; the default tests run it")
 	}
 	c := replicated(startCluster(t)...)
-	c.Options = json.RawMessage(`{"max_value": 1000000}`)
+	c.Options = json.RawMessage(`{"max_value": 4194304}`)
 	drivertest.Run(t, drivertest.Harness{Name: "nats (3 replicas)", Driver: nats.Driver(), Config: c, Persistent: true})
 }
 
@@ -68,7 +68,7 @@ func TestLeaderIsKilled(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t)
 	load := newLoad(t, space(t, open(t, replicated(nodes...)), orders))
-	for range 2 {
+	for range 1 {
 		load.progress(100)
 		leader := leaderOf(t, nodes)
 		nodes[leader].Kill()

@@ -105,7 +105,7 @@ var refusals = map[jetstream.ErrorCode]struct {
 
 // ofAPI returns the error for one that JetStream answered.
 func ofAPI(e *jetstream.APIError) error {
-	switch e.ErrorCode {
+	switch e.ErrorCode { //nolint:exhaustive // the others are in the table, or have no meaning here
 	case codeWrongSequence, codeWrongSequenceCommon:
 		return errConflict
 	case codeNoMessage:

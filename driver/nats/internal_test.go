@@ -72,12 +72,13 @@ func TestAcknowledgements(t *testing.T) {
 // everything kept.
 func TestSmallest(t *testing.T) {
 	t.Parallel()
+	value := make([]byte, stepBytes/2)
 	rapid.Check(t, func(t *rapid.T) {
 		s := smallest{most: rapid.IntRange(1, 5).Draw(t, "most")}
 		last := map[string]uint64{}
 		for i := range rapid.IntRange(1, 40).Draw(t, "writes") {
 			key := rapid.StringMatching(`[a-c]{1,3}`).Draw(t, "key")
-			s.put(key, record{seq: uint64(i), value: make([]byte, stepBytes/2)})
+			s.put(key, record{seq: uint64(i), value: value})
 			last[key] = uint64(i)
 		}
 		for key, seq := range last {

@@ -58,7 +58,7 @@ func (l *link) get(ctx context.Context) (*session, error) {
 	if s := l.session.Load(); s != nil && s.usable() {
 		return s, nil
 	}
-	a, err := l.try()
+	a, err := l.try() //nolint:contextcheck // an attempt is shared and outlives who waits for it
 	if err != nil {
 		return nil, err
 	}

@@ -214,7 +214,7 @@ func TestMirrorAnswers(t *testing.T) {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Msgs > 0
 	})
-	for i := range 300 {
+	for i := range 60 {
 		value := strconv.Itoa(i)
 		put(t, kv, "k", value)
 		e, err := kv.Get(t.Context(), "k", driver.ValueOnly)

@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -72,7 +73,12 @@ func (c *scan) page(ctx context.Context) (driver.Page, error) {
 		if err != nil {
 			return driver.Page{}, err
 		}
-		for i := range found {
+		current, err := c.settle(ctx, found)
+		if err != nil {
+			return driver.Page{}, err
+		}
+		end = end && len(current) == len(found)
+		for i := range current {
 			if found[i].seq > c.at.end {
 				end = true
 				break
@@ -81,7 +87,7 @@ func (c *scan) page(ctx context.Context) (driver.Page, error) {
 				return c.cut(), nil
 			}
 			c.at.next = found[i].seq + 1
-			if item, ok := c.item(&found[i]); ok {
+			if item, ok := c.item(&current[i]); ok {
 				c.add(item)
 			}
 		}
@@ -146,17 +152,24 @@ func (c *scan) rest(ctx context.Context) (driver.Page, error) {
 		}
 	}
 	keys := firsts.keys()
-	for _, key := range keys {
+	told := make([]record, len(keys))
+	for i, key := range keys {
+		told[i] = firsts.records[key]
+	}
+	current, err := c.settle(ctx, told)
+	if err != nil {
+		return driver.Page{}, err
+	}
+	for i := range current {
 		if c.full() {
 			return c.cut(), nil
 		}
-		c.at.after = key
-		r := firsts.records[key]
-		if item, ok := c.item(&r); ok {
+		c.at.after = keys[i]
+		if item, ok := c.item(&current[i]); ok {
 			c.add(item)
 		}
 	}
-	if firsts.cut != "" {
+	if firsts.cut != "" || len(current) < len(told) {
 		return c.cut(), nil
 	}
 	return driver.Page{Items: c.items}, nil
@@ -211,9 +224,9 @@ func (s *smallest) keys() []string {
 }
 
 // list returns messages of the space from a sequence on, in their order, each
-// the last of its subject. end says that nothing follows at the moment.
+// the last of its subject as far as whoever answers knows. end says that nothing
+// follows at the moment.
 func (c *scan) list(ctx context.Context, from uint64, n int) (found []record, end bool, err error) {
-	direct := c.session.direct.Load()
 	body, err := messageGet{Seq: from, NextFor: c.kv.prefix + "*", Batch: n, MaxBytes: stepBytes}.encode()
 	if err != nil {
 		return nil, false, err
@@ -225,13 +238,35 @@ func (c *scan) list(ctx context.Context, from uint64, n int) (found []record, en
 	if b.foreign {
 		c.session.direct.Store(false)
 	}
-	if b.err == errNoStream {
+	if errors.Is(b.err, errNoStream) {
 		c.session.stale.Store(true)
 	}
-	if b.err != nil || direct && !b.foreign {
+	if b.err != nil || !b.end || c.session.direct.Load() {
 		return b.found, b.end, b.err
 	}
-	return c.confirm(ctx, from, b.found, b.end)
+	if len(b.found) > 0 {
+		from = b.found[len(b.found)-1].seq + 1
+	}
+	r, err := c.following(ctx, from)
+	if err != nil || r.seq == 0 {
+		return b.found, true, err
+	}
+	return append(b.found, r), false, nil
+}
+
+// following asks the leader for the first message from a sequence on: a replica
+// that has come to its end may be behind.
+func (c *scan) following(ctx context.Context, from uint64) (record, error) {
+	body, err := messageGet{Seq: from, NextFor: c.kv.prefix + "*"}.encode()
+	if err != nil {
+		return record{}, err
+	}
+	m, err := c.session.ask(ctx, &call{subject: api + "STREAM.MSG.GET." + c.kv.set.stream(), data: body})
+	if err != nil {
+		return record{}, err
+	}
+	r, err := c.session.storedRecord(m)
+	return r, absentIsNone(err)
 }
 
 // batch is the answer to a request for several messages.
@@ -263,44 +298,38 @@ func (b *batch) take(m *nats.Msg) bool {
 	return true
 }
 
-// confirm asks the leader for what a replica or a mirror has told, which may be
-// behind: it cannot lack a message before its last one that the leader has, but
-// it can have some that are gone, and lack the last ones.
-func (c *scan) confirm(ctx context.Context, from uint64, told []record, end bool) ([]record, bool, error) {
-	calls := make([]*call, 0, len(told)+1)
-	ask := func(g messageGet) error {
-		body, err := g.encode()
-		if err != nil {
-			return err
-		}
-		calls = append(calls, &call{subject: api + "STREAM.MSG.GET." + c.kv.set.stream(), data: body})
-		return c.session.begin(ctx, calls[len(calls)-1])
+// settle returns what was told as it is now, up to as many items as the page has
+// room for. Where a replica may have told it, the leader is asked again for each
+// item: a message that it had and the replica lacks follows later, or is the
+// last one.
+func (c *scan) settle(ctx context.Context, told []record) ([]record, error) {
+	if c.session.direct.Load() {
+		return told, nil
 	}
-	for _, r := range told {
-		if err := ask(messageGet{Seq: r.seq}); err != nil {
-			return nil, false, err
+	reads := make([]*read, 0, len(told))
+	for room := c.request.Limit - len(c.items); len(reads) < len(told); {
+		var r *read
+		if _, ok := c.item(&told[len(reads)]); ok {
+			if room == 0 {
+				break
+			}
+			room--
+			var err error
+			if r, err = c.kv.begin(ctx, c.session, told[len(reads)].subject); err != nil {
+				return nil, err
+			}
 		}
-		from = r.seq + 1
+		reads = append(reads, r)
 	}
-	if end {
-		if err := ask(messageGet{Seq: from, NextFor: c.kv.prefix + "*"}); err != nil {
-			return nil, false, err
+	current := make([]record, len(reads)) // the zero record is no item
+	for i, r := range reads {
+		if r == nil {
+			continue
 		}
-	}
-	found := make([]record, 0, len(calls))
-	for i, one := range calls {
-		m, err := c.session.wait(ctx, one)
-		if err != nil {
-			return nil, false, err
-		}
-		r, err := c.session.storedRecord(m)
-		if err = absentIsNone(err); err != nil {
-			return nil, false, err
-		}
-		if r.seq != 0 {
-			found = append(found, r)
-			end = end && i < len(told) // the leader has more
+		var err error
+		if current[i], err = c.kv.finish(ctx, c.session, r); err != nil {
+			return nil, err
 		}
 	}
-	return found, end, nil
+	return current, nil
 }

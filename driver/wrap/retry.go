@@ -50,7 +50,7 @@ func (r *Retrier) again(ctx context.Context, err error) bool {
 		r.credit.Add(retryCost)
 		return false
 	}
-	t := time.NewTimer(retryPause/2 + rand.N(retryPause/2)) //nolint:gosec // no secret
+	t := time.NewTimer(retryPause/2 + rand.N(retryPause/2))
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -56,9 +56,10 @@ func NATSWith(t testing.TB, config ...string) *Server {
 	return startNATS(t, natsSpec(t), config)
 }
 
-// NATSCluster starts a cluster of n NATS servers, each a process of its own.
-// It may need a moment until JetStream has a leader.
-func NATSCluster(t testing.TB, n int) []*Server {
+// NATSCluster starts a cluster of n NATS servers, each a process of its own,
+// with further lines of their configuration files. It may need a moment until
+// JetStream has a leader.
+func NATSCluster(t testing.TB, n int, config ...string) []*Server {
 	t.Helper()
 	routes, ports := make([]string, n), make([]int, n)
 	for i := range n {
@@ -67,10 +68,10 @@ func NATSCluster(t testing.TB, n int) []*Server {
 	}
 	all := make([]*Server, n)
 	for i := range n {
-		all[i] = startNATS(t, natsSpec(t), []string{
+		all[i] = startNATS(t, natsSpec(t), append([]string{
 			fmt.Sprintf("server_name: n%d", i),
 			fmt.Sprintf("cluster { name: test, listen: '127.0.0.1:%d', routes: [%s] }", ports[i], strings.Join(routes, ", ")),
-		})
+		}, config...))
 	}
 	return all
 }

@@ -93,7 +93,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	f.StringVar(&only, "only", "", "run the contests whose title matches this regular expression")
 	f.StringVar(&backends, "backends", "memory,redis,postgres,sqlite", "run Prism on these only")
 	f.IntVar(&o.rounds, "rounds", 3, "turns of each contender; medians are printed")
-	f.DurationVar(&o.window, "window", 0, "length of one measurement (default 800ms, with -quick 630ms)")
+	f.DurationVar(&o.window, "window", 0, "length of one measurement (default 800ms, with -quick 590ms)")
 	f.BoolVar(&o.openLoop, "open", true, "run open loops too; -quick never does")
 	f.StringVar(&o.prism, "prism", "", "measure this prism binary instead of building one")
 	f.StringVar(&o.also, "also", "", "measure this prism binary too, such as one built before a change")
@@ -120,7 +120,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	case o.window < 0:
 		return o, fmt.Errorf("-window is positive, not %v", o.window)
 	case o.window == 0 && o.quick:
-		o.window = 630 * time.Millisecond
+		o.window = 590 * time.Millisecond
 	case o.window == 0:
 		o.window = 800 * time.Millisecond
 	}

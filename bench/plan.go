@@ -170,7 +170,7 @@ func (p *plan) documents(backend, suffix string) ([]string, error) {
 func (p *plan) composeQuick() {
 	p.add("unary", at64, func() []*contender { return append(p.unary("memory", "redis"), p.growth()...) })
 	p.add("unary", at1, func() []*contender { return p.unary("memory") })
-	p.add("stream", at64, func() []*contender { return p.stream(false) })
+	p.add("stream", at64, func() []*contender { return p.stream(true) })
 	p.add("Redis", at64, func() []*contender { return p.directRedis(false) })
 	p.add("SQLite", put64, p.directSQLite)
 	p.add("HTTP", at64, p.rest)

@@ -227,7 +227,7 @@ func TestMetricSeriesAreBounded(t *testing.T) {
 		_, _ = c.Retrieve(in(t, "open", "x-prism-pattern", name), &keyvaluev1.RetrieveRequest{Key: name})
 		_ = conn.Invoke(in(t, "open"), "/prism.keyvalue.v1.KeyValue/"+name, &keyvaluev1.RetrieveRequest{}, &keyvaluev1.RetrieveResponse{})
 		for _, path := range []string{"/" + name, "/v1/namespaces/" + name + "/keyvalue/k", "/v1/namespaces/open/keyvalue/" + name, "/v1/namespaces/open/keyvalue:" + name} {
-			resp, err := transport.Get("http://" + s.HTTP + path) //nolint:noctx // a test
+			resp, err := transport.Get("http://" + s.HTTP + path)
 			if err != nil {
 				t.Fatal(err)
 			}

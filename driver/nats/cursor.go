@@ -8,21 +8,18 @@ import (
 	"github.com/prismgw/prism/errs"
 )
 
-// cursor is where a scan goes on. A scan has two phases. In the first it goes
-// through the messages that were there when it began, in their order. Keys that
-// were written again meanwhile have left that part of the stream; the second
-// phase finds them in the rest, in the order of their keys, which no further
-// write changes, so that it comes to an end however much is written.
+// cursor is where a scan goes on.
 type cursor struct {
 	stream int64  // when the stream was made
-	end    uint64 // its last sequence when the scan began
-	next   uint64 // the sequence to go on from; beyond end: the second phase
-	after  string // in the second phase, the last key
+	next   uint64 // the sequence to go on from
+	left   uint64 // messages to look at before the rest is given in order; 0: not known yet, 1: none
+	rest   bool   // the rest is given in order, behind the key after
+	after  string
 }
 
 const (
 	cursorForm  = 1
-	cursorFixed = 1 + 8 + 8 + 8
+	cursorFixed = 1 + 8 + 8 + 8 + 1
 	cursorSum   = 8
 )
 
@@ -31,8 +28,9 @@ func (c *cursor) encode(prefix string) []byte {
 	b := make([]byte, 0, cursorFixed+len(c.after)+cursorSum)
 	b = append(b, cursorForm)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.stream))
-	b = binary.BigEndian.AppendUint64(b, c.end)
 	b = binary.BigEndian.AppendUint64(b, c.next)
+	b = binary.BigEndian.AppendUint64(b, c.left)
+	b = append(b, flag(c.rest))
 	b = append(b, c.after...)
 	return append(b, checksum(b, prefix)...)
 }
@@ -46,9 +44,16 @@ func decodeCursor(b []byte, prefix string) (cursor, error) {
 		return cursor{}, errs.InvalidCursor
 	}
 	return cursor{
-		stream: int64(binary.BigEndian.Uint64(body[1:])), end: binary.BigEndian.Uint64(body[9:]),
-		next: binary.BigEndian.Uint64(body[17:]), after: string(body[cursorFixed:]),
+		stream: int64(binary.BigEndian.Uint64(body[1:])), next: binary.BigEndian.Uint64(body[9:]),
+		left: binary.BigEndian.Uint64(body[17:]), rest: body[25] == 1, after: string(body[cursorFixed:]),
 	}, nil
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func checksum(body []byte, prefix string) []byte {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/internal/testutil/faultproxy"
@@ -339,4 +341,37 @@ func TestWatchIsLostAndFound(t *testing.T) {
 		}
 	}
 	must(t, w.Close())
+}
+
+// TestWatchWithoutConsumer deletes the consumer of a watch behind its back.
+func TestWatchWithoutConsumer(t *testing.T) {
+	t.Parallel()
+	s, kv, _ := start(t)
+	b, err := open(t, driver.Config{URL: s.URL}).Space(orders)
+	must(t, err)
+	w, err := b.Watcher.Watch(t.Context(), "")
+	must(t, err)
+	js, err := jetstream.New(connect(t, s.URL))
+	must(t, err)
+	stream, err := js.Stream(t.Context(), "KV_prism")
+	must(t, err)
+	for name := range stream.ConsumerNames(t.Context()).Name() {
+		must(t, stream.DeleteConsumer(t.Context(), name))
+	}
+	put(t, kv, "unheard", "1")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	change, err := w.Next(ctx)
+	if err != nil || !change.Lost {
+		t.Fatalf("told %+v, %v, want Lost", change, err)
+	}
+	put(t, kv, "heard", "1")
+	if change, err = w.Next(ctx); err != nil || change.Lost || len(change.Keys) != 1 {
+		t.Fatalf("told %+v, %v, want heard", change, err)
+	}
+	must(t, w.Close())
+	await(t, "the consumers to go", func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Consumers == 0
+	})
 }

@@ -1,10 +1,13 @@
 package nats
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"pgregory.net/rapid"
 
@@ -68,26 +71,83 @@ func TestAcknowledgements(t *testing.T) {
 	}
 }
 
-// TestSmallest checks that what was let go is told, and that it is larger than
-// everything kept.
+// TestSmallest checks that what was let go is told, and is larger than what was
+// kept.
 func TestSmallest(t *testing.T) {
 	t.Parallel()
-	value := make([]byte, stepBytes/2)
-	rapid.Check(t, func(t *rapid.T) {
-		s := smallest{most: rapid.IntRange(1, 5).Draw(t, "most")}
-		last := map[string]uint64{}
-		for i := range rapid.IntRange(1, 40).Draw(t, "writes") {
-			key := rapid.StringMatching(`[a-c]{1,3}`).Draw(t, "key")
-			s.put(key, record{seq: uint64(i), value: value})
-			last[key] = uint64(i)
+	const n = 3*maxLeftovers + 10
+	var s smallest
+	for i := range n {
+		s.put(fmt.Sprintf("%06d", i*7919%n))
+	}
+	keys := s.sorted()
+	if len(keys) < maxLeftovers || len(keys) >= 2*maxLeftovers || s.cut == "" {
+		t.Fatalf("%d keys are kept, cut at %q", len(keys), s.cut)
+	}
+	for i, key := range keys {
+		if want := fmt.Sprintf("%06d", i); key != want || key >= s.cut {
+			t.Fatalf("key %d is %s, want %s; cut at %s", i, key, want, s.cut)
 		}
-		for key, seq := range last {
-			if s.cut != "" && key >= s.cut {
-				continue
-			}
-			if r, there := s.records[key]; !there || r.seq != seq {
-				t.Fatalf("%s of sequence %d is kept as %d, %v; cut at %q", key, seq, r.seq, there, s.cut)
-			}
+	}
+}
+
+func TestLeftovers(t *testing.T) {
+	t.Parallel()
+	var l leftovers
+	at := cursor{next: 7, after: "b"}
+	if _, _, ok := l.behind("space", &at); ok {
+		t.Error("something is known of nothing")
+	}
+	l.keep("space", &at, []string{"c", "d", "e"}, true)
+	for _, one := range []struct {
+		bound string
+		at    cursor
+		want  int // -1: not known
+	}{
+		{"space", cursor{next: 7, after: "b"}, 3},
+		{"space", cursor{next: 7, after: "c"}, 2},
+		{"space", cursor{next: 7, after: "cc"}, 2},
+		{"space", cursor{next: 7, after: "a"}, -1},
+		{"space", cursor{next: 8, after: "b"}, -1},
+		{"other", cursor{next: 7, after: "b"}, -1},
+		{"space", cursor{next: 7, after: "e"}, -1}, // there are more, which have to be listed
+	} {
+		keys, _, ok := l.behind(one.bound, &one.at)
+		if ok != (one.want >= 0) || ok && len(keys) != one.want {
+			t.Errorf("%s %+v: %q, %v", one.bound, one.at, keys, ok)
 		}
-	})
+	}
+	l.keep("space", &at, []string{"c"}, false)
+	if keys, more, ok := l.behind("space", &cursor{next: 7, after: "c"}); !ok || more || len(keys) != 0 {
+		t.Errorf("the end: %q, %v, %v", keys, more, ok)
+	}
+}
+
+// TestGapsAreNoticed leaves out messages of a consumer.
+func TestGapsAreNoticed(t *testing.T) {
+	t.Parallel()
+	w := &watch{kv: &kv{prefix: "$KV.prism.n.p."}, wake: make(chan struct{}, 1), keys: map[string]struct{}{}}
+	news := func(n int) *nats.Msg {
+		return &nats.Msg{Subject: "$KV.prism.n.p.k", Reply: fmt.Sprintf("$JS.ACK.KV_prism.c.1.%d.%d.1700000000000000000.0", 100+n, n), Sub: new(nats.Subscription)}
+	}
+	idle := func(n int) *nats.Msg {
+		return &nats.Msg{Header: nats.Header{"Status": {"100"}, "Nats-Last-Consumer": {strconv.Itoa(n)}}}
+	}
+	for name, one := range map[string]struct {
+		messages []*nats.Msg
+		broken   bool
+	}{
+		"none":          {[]*nats.Msg{idle(0), news(1), news(2), idle(2), news(3)}, false},
+		"in the middle": {[]*nats.Msg{news(1), news(3)}, true},
+		"at the start":  {[]*nats.Msg{news(2)}, true},
+		"at the end":    {[]*nats.Msg{news(1), idle(2)}, true},
+	} {
+		f := &feed{broken: make(chan struct{}, 1)}
+		for _, m := range one.messages {
+			f.take(w, m)
+		}
+		if broken := len(f.broken) > 0; broken != one.broken {
+			t.Errorf("gap %s: noticed is %v", name, broken)
+		}
+	}
 }

@@ -14,6 +14,8 @@ type kv struct {
 	set    *settings
 	now    clock
 	prefix string // of the space's subjects
+
+	leftovers leftovers // of a scan
 }
 
 func (k *kv) Guarantees() driver.Guarantees { return k.set.guarantees() }

@@ -154,8 +154,8 @@ func TestForeignTTL(t *testing.T) {
 	}
 }
 
-// TestScanWhileEverythingIsRewritten rewrites all keys between pages, so that
-// every one leaves the part of the stream that the scan began with.
+// TestScanWhileEverythingIsRewritten rewrites all keys between all pages, so
+// that the end of the stream never comes nearer.
 func TestScanWhileEverythingIsRewritten(t *testing.T) {
 	t.Parallel()
 	_, kv, _ := start(t)
@@ -185,13 +185,11 @@ func TestScanWhileEverythingIsRewritten(t *testing.T) {
 		if pages > 3*keys {
 			t.Fatal("the scan does not end")
 		}
-		if pages < 20 {
-			write()
-		}
+		write()
 	}
 	for i := range keys {
-		if n := times["k"+strconv.Itoa(i)]; n < 1 || n > 2 {
-			t.Errorf("k%d came %d times", i, n)
+		if n := times["k"+strconv.Itoa(i)]; n == 0 {
+			t.Errorf("k%d did not come", i)
 		}
 	}
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 
@@ -20,19 +23,34 @@ const (
 	pageSteps = 50      // a page of a prefix with few keys may end up empty
 )
 
-// Scan goes through the messages of the space; a prefix is looked for here. The
-// keys alone cost as much as the values: the server sends whole messages.
+// Scan goes through the messages of the space in the order of the stream; a
+// prefix is looked for here. A key that is written again meanwhile moves to the
+// end, where it is found once more. If so much is written that no end comes in
+// sight, the rest is given in the order of the keys, which no write changes.
+//
+// The keys alone cost as much as the values: the server sends whole messages.
 func (k *kv) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, error) {
 	s, err := k.link.get(ctx)
 	if err != nil {
 		return driver.Page{}, k.link.fail(ctx, err, false)
 	}
 	c := &scan{kv: k, session: s, request: r, bound: k.prefix + "\x00" + r.Prefix}
-	if err := c.begin(ctx); err != nil {
+	if err := c.begin(); err != nil {
+		return driver.Page{}, err
+	}
+	page := c.inTurn
+	if c.at.rest {
+		page = c.inOrder
+	}
+	done, err := page(ctx)
+	if err != nil {
 		return driver.Page{}, k.link.fail(ctx, err, false)
 	}
-	page, err := c.page(ctx)
-	return page, k.link.fail(ctx, err, false)
+	p := driver.Page{Items: c.items}
+	if !done {
+		p.Next = c.at.encode(c.bound)
+	}
+	return p, nil
 }
 
 // scan makes one page.
@@ -47,63 +65,56 @@ type scan struct {
 	bytes int
 }
 
-func (c *scan) begin(ctx context.Context) error {
+func (c *scan) begin() error {
 	created := c.session.created.Load()
-	if len(c.request.Cursor) > 0 {
-		var err error
-		if c.at, err = decodeCursor(c.request.Cursor, c.bound); err == nil && c.at.stream != created {
-			err = errs.StaleCursor
-		}
-		return err
+	if len(c.request.Cursor) == 0 {
+		c.at = cursor{stream: created, next: 1}
+		return nil
 	}
-	info, err := c.session.info(ctx, c.kv.set.stream())
-	if err != nil {
-		return err
+	var err error
+	if c.at, err = decodeCursor(c.request.Cursor, c.bound); err == nil && c.at.stream != created {
+		err = errs.StaleCursor
 	}
-	c.at = cursor{stream: created, end: info.State.LastSeq, next: 1}
-	return nil
+	return err
 }
 
-func (c *scan) page(ctx context.Context) (driver.Page, error) {
+// inTurn is a page in the order of the stream; done says that nothing follows.
+func (c *scan) inTurn(ctx context.Context) (done bool, err error) {
 	for range pageSteps {
-		if c.at.next > c.at.end {
-			return c.rest(ctx)
+		if c.at.left == 1 {
+			c.at.rest = true
+			return c.inOrder(ctx)
 		}
-		found, end, err := c.list(ctx, c.at.next, c.step())
+		b, err := c.list(ctx, c.at.next, c.step())
 		if err != nil {
-			return driver.Page{}, err
+			return false, err
 		}
-		current, err := c.settle(ctx, found)
+		if c.at.left == 0 {
+			c.at.left = 3*(uint64(len(b.found))+b.pending)/2 + stepMax
+		}
+		current, err := c.settle(ctx, b.found)
 		if err != nil {
-			return driver.Page{}, err
+			return false, err
 		}
-		end = end && len(current) == len(found)
 		for i := range current {
-			if found[i].seq > c.at.end {
-				end = true
-				break
-			}
 			if c.full() {
-				return c.cut(), nil
+				return false, nil
 			}
-			c.at.next = found[i].seq + 1
-			if item, ok := c.item(&current[i]); ok {
+			seq := b.found[i].seq
+			c.at.next = seq + 1
+			c.at.left = max(c.at.left-1, 1)
+			if item, ok := c.item(&current[i]); ok && current[i].seq == seq { // else it has moved
 				c.add(item)
 			}
 		}
-		if end {
-			c.at.next = c.at.end + 1
+		if b.end && len(current) == len(b.found) {
+			return true, nil
 		}
 		if c.full() {
 			break
 		}
 	}
-	return c.cut(), nil
-}
-
-// cut ends the page here.
-func (c *scan) cut() driver.Page {
-	return driver.Page{Items: c.items, Next: c.at.encode(c.bound)}
+	return false, nil
 }
 
 func (c *scan) full() bool {
@@ -133,107 +144,151 @@ func (c *scan) item(r *record) (i driver.Item, ok bool) {
 	return i, true
 }
 
-// rest is a page of the second phase: of the keys that were written since the
-// scan began, the first ones after those that were given.
-func (c *scan) rest(ctx context.Context) (driver.Page, error) {
-	var firsts smallest
-	firsts.most = max(c.request.Limit-len(c.items)+1, stepMax) // many may be markers
-	for next, end := c.at.end+1, false; !end; {
-		var found []record
-		var err error
-		if found, end, err = c.list(ctx, next, stepMax); err != nil {
-			return driver.Page{}, err
+// inOrder is a page of what was not given in turn, in the order of the keys:
+// of everything that lies behind c.at.next, up to the end of the stream.
+func (c *scan) inOrder(ctx context.Context) (done bool, err error) {
+	for {
+		keys, more, err := c.remaining(ctx)
+		if err != nil {
+			return false, err
 		}
-		for i := range found {
-			next = found[i].seq + 1
-			if key, ok := c.kv.key(found[i].subject); ok && key > c.at.after && strings.HasPrefix(key, c.request.Prefix) {
-				firsts.put(key, found[i])
+		for chunk := range slices.Chunk(keys, stepMin) {
+			if full, err := c.give(ctx, chunk); full || err != nil {
+				return false, err
 			}
 		}
-	}
-	keys := firsts.keys()
-	told := make([]record, len(keys))
-	for i, key := range keys {
-		told[i] = firsts.records[key]
-	}
-	current, err := c.settle(ctx, told)
-	if err != nil {
-		return driver.Page{}, err
-	}
-	for i := range current {
-		if c.full() {
-			return c.cut(), nil
+		if !more {
+			return true, nil
 		}
-		c.at.after = keys[i]
-		if item, ok := c.item(&current[i]); ok {
+	}
+}
+
+// give adds the entries of keys to the page until it is full.
+func (c *scan) give(ctx context.Context, keys []string) (full bool, err error) {
+	reads := make([]*read, len(keys))
+	for i, key := range keys {
+		if reads[i], err = c.kv.begin(ctx, c.session, c.kv.subject(key)); err != nil {
+			return false, err
+		}
+	}
+	for i, key := range keys {
+		r, err := c.kv.finish(ctx, c.session, reads[i])
+		if err != nil {
+			return false, err
+		}
+		if c.full() {
+			return true, nil
+		}
+		c.at.after = key
+		if item, ok := c.item(&r); ok {
 			c.add(item)
 		}
 	}
-	if firsts.cut != "" || len(current) < len(told) {
-		return c.cut(), nil
+	return false, nil
+}
+
+// remaining returns the keys that are left for inOrder, or the first ones of
+// them. What one page has listed serves those that follow on this connection.
+func (c *scan) remaining(ctx context.Context) (keys []string, more bool, err error) {
+	h := &c.kv.leftovers
+	if keys, more, ok := h.behind(c.bound, &c.at); ok {
+		return keys, more, nil
 	}
-	return driver.Page{Items: c.items}, nil
+	var firsts smallest
+	for next, end := c.at.next, false; !end; {
+		b, err := c.list(ctx, next, stepMax)
+		if err != nil {
+			return nil, false, err
+		}
+		end = b.end
+		for i := range b.found {
+			next = b.found[i].seq + 1
+			if item, ok := c.item(&b.found[i]); ok && item.Key > c.at.after {
+				firsts.put(item.Key)
+			}
+		}
+	}
+	keys = firsts.sorted()
+	h.keep(c.bound, &c.at, keys, firsts.cut != "")
+	return keys, firsts.cut != "", nil
 }
 
-// smallest keeps the records of the smallest keys: of at most so many, and of
-// about stepBytes.
+// leftovers are the keys that a scan has left for the order of the keys.
+type leftovers struct {
+	mu    sync.Mutex // guards what follows
+	bound string
+	next  uint64
+	after string // the keys are those that follow it
+	keys  []string
+	more  bool // and further ones
+}
+
+func (l *leftovers) keep(bound string, at *cursor, keys []string, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bound, l.next, l.after, l.keys, l.more = bound, at.next, at.after, keys, more
+}
+
+// behind returns the keys behind a cursor, if they are known.
+func (l *leftovers) behind(bound string, at *cursor) (keys []string, more, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bound != bound || l.next != at.next || at.after < l.after {
+		return nil, false, false
+	}
+	n, found := slices.BinarySearch(l.keys, at.after)
+	if found {
+		n++
+	}
+	keys = l.keys[n:]
+	if len(keys) == 0 {
+		more := l.more
+		l.bound, l.keys = "", nil
+		return nil, false, !more
+	}
+	return keys, l.more, true
+}
+
+// maxLeftovers is how many keys are kept for further pages, at least; twice as
+// many at most.
+const maxLeftovers = 50_000
+
+// smallest keeps the smallest of keys.
 type smallest struct {
-	most    int
-	bytes   int
-	records map[string]record
-	cut     string // the smallest key that was let go; "" for none
+	keys map[string]struct{}
+	cut  string // the smallest key that was let go; "" for none
 }
 
-func (s *smallest) put(key string, r record) {
+func (s *smallest) put(key string) {
 	if s.cut != "" && key >= s.cut {
 		return
 	}
-	if s.records == nil {
-		s.records = make(map[string]record)
+	if s.keys == nil {
+		s.keys = make(map[string]struct{})
 	}
-	s.bytes += len(r.value) - len(s.records[key].value)
-	s.records[key] = r
-	if len(s.records) >= 2*s.most+stepMax || s.bytes >= 2*stepBytes {
-		s.trim()
+	s.keys[key] = struct{}{}
+	if len(s.keys) < 2*maxLeftovers {
+		return
 	}
-}
-
-func (s *smallest) trim() {
-	kept := 0
-	s.bytes = 0
-	for _, key := range s.keys() {
-		if kept >= s.most || kept > 0 && s.bytes >= stepBytes {
-			if s.cut == "" || key < s.cut {
-				s.cut = key
-			}
-			delete(s.records, key)
-			continue
-		}
-		kept++
-		s.bytes += len(s.records[key].value)
+	all := s.sorted()
+	s.cut = all[maxLeftovers]
+	for _, key := range all[maxLeftovers:] {
+		delete(s.keys, key)
 	}
 }
 
-func (s *smallest) keys() []string {
-	keys := make([]string, 0, len(s.records))
-	for key := range s.records {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}
+func (s *smallest) sorted() []string { return slices.Sorted(maps.Keys(s.keys)) }
 
-// list returns messages of the space from a sequence on, in their order, each
-// the last of its subject as far as whoever answers knows. end says that nothing
-// follows at the moment.
-func (c *scan) list(ctx context.Context, from uint64, n int) (found []record, end bool, err error) {
+// list asks for messages of the space from a sequence on, in their order, each
+// the last of its subject as far as whoever answers knows.
+func (c *scan) list(ctx context.Context, from uint64, n int) (*batch, error) {
 	body, err := messageGet{Seq: from, NextFor: c.kv.prefix + "*", Batch: n, MaxBytes: stepBytes}.encode()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	b := &batch{stream: c.kv.set.stream()}
 	if _, err = c.session.ask(ctx, &call{subject: api + "DIRECT.GET." + b.stream, data: body, more: b.take}); err != nil {
-		return nil, false, err // b may still grow
+		return nil, err
 	}
 	if b.foreign {
 		c.session.direct.Store(false)
@@ -242,16 +297,16 @@ func (c *scan) list(ctx context.Context, from uint64, n int) (found []record, en
 		c.session.stale.Store(true)
 	}
 	if b.err != nil || !b.end || c.session.direct.Load() {
-		return b.found, b.end, b.err
+		return b, b.err
 	}
 	if len(b.found) > 0 {
 		from = b.found[len(b.found)-1].seq + 1
 	}
 	r, err := c.following(ctx, from)
-	if err != nil || r.seq == 0 {
-		return b.found, true, err
+	if r.seq != 0 {
+		b.found, b.end = append(b.found, r), false
 	}
-	return append(b.found, r), false, nil
+	return b, err
 }
 
 // following asks the leader for the first message from a sequence on: a replica
@@ -273,8 +328,9 @@ func (c *scan) following(ctx context.Context, from uint64) (record, error) {
 type batch struct {
 	stream  string
 	found   []record
-	end     bool // nothing follows
-	foreign bool // another stream has answered
+	pending uint64 // how many follow
+	end     bool   // none does
+	foreign bool   // another stream has answered
 	err     error
 }
 
@@ -287,7 +343,8 @@ func (b *batch) take(m *nats.Msg) bool {
 		b.foreign, b.err = b.foreign || foreign, firstError(b.err, err)
 		return false
 	case "204":
-		b.end = first(m.Header, "Nats-Num-Pending") == "0"
+		b.pending, b.err = strconv.ParseUint(first(m.Header, "Nats-Num-Pending"), 10, 64)
+		b.end = b.pending == 0
 	case "404":
 		b.end = true
 	case "503":

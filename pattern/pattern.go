@@ -131,10 +131,11 @@ type Ticket struct {
 
 // A Route is one operation over HTTP.
 type Route struct {
-	Verb   string // "GET"
-	Action string // "increment" for POST …/{kind}:increment; empty: the path names an item
-	Op     string // what the query parameter op says, where one action is several methods
-	Method string // the gRPC method that it is: same access class, limits and counters
+	Verb   string   // "GET"
+	Action string   // "increment" for POST …/{kind}:increment; empty: the path names an item
+	Op     string   // what the query parameter op says, where one action is several methods
+	Query  []string // the query parameters that it takes; others are refused
+	Method string   // the gRPC method that it is: same access class, limits and counters
 	Handle func(ctx context.Context, instance Instance, w http.ResponseWriter, r *HTTPRequest) error
 }
 

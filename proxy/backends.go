@@ -103,7 +103,7 @@ func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
 		}
 		out.KV = wrap.Once(out.KV, records.KV, p.now)
 	}
-	out.KV = wrap.Observe(out.KV, b.name, p.metrics.backend(b.name))
+	out.KV = wrap.Observe(out.KV, b.name, p.metrics.backend(b.name, b.log))
 	return out, nil
 }
 

@@ -25,6 +25,7 @@ import (
 const (
 	maxMessage  = 6 << 20
 	maxMetadata = 16 << 10
+	maxStreams  = 10_000 // of one connection
 )
 
 // newGRPC returns the data plane's gRPC server with every kind registered,
@@ -35,6 +36,7 @@ func (p *Proxy) newGRPC() (*grpc.Server, *health.Server) {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxHeaderListSize(maxMetadata),
+		grpc.MaxConcurrentStreams(maxStreams),
 		// Enough that calls seldom need a goroutine, whose stack would have to grow.
 		grpc.NumStreamWorkers(uint32(32*runtime.GOMAXPROCS(0))),
 		grpc.WaitForHandlers(true),

@@ -183,7 +183,24 @@ func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
 	if to == nil {
 		return routed{}, s.wrongVerb(r, key)
 	}
-	return routed{to, item}, nil
+	return routed{to, item}, to.checkQuery(query)
+}
+
+// checkQuery refuses parameters that the route does not have: a misspelt ttl
+// must not become none.
+func (r *route) checkQuery(query url.Values) error {
+	var bad []errs.Field
+	for name := range query {
+		own := r.Action == "" && name == "key" || r.Op != "" && name == "op" || slices.Contains(r.Query, name)
+		if !own {
+			bad = append(bad, errs.Field{Path: name, Text: "is no query parameter here; see /openapi.json for those that are"})
+		}
+	}
+	if bad == nil {
+		return nil
+	}
+	slices.SortFunc(bad, func(a, b errs.Field) int { return strings.Compare(a.Path, b.Path) })
+	return errs.Invalid(bad...)
 }
 
 func (s *httpServer) has(kind string) bool { _, ok := s.proxy.kinds.byName[kind]; return ok }

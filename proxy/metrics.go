@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -144,13 +145,14 @@ func (m *metrics) breaker(backend string, open bool) {
 type backendMetrics struct {
 	metrics *metrics
 	name    string
+	log     *slog.Logger
 	seconds map[string]prometheus.Observer // by operation; never changed
 }
 
 var _ wrap.Observer = (*backendMetrics)(nil)
 
-func (m *metrics) backend(name string) *backendMetrics {
-	b := &backendMetrics{metrics: m, name: name, seconds: make(map[string]prometheus.Observer)}
+func (m *metrics) backend(name string, log *slog.Logger) *backendMetrics {
+	b := &backendMetrics{metrics: m, name: name, log: log, seconds: make(map[string]prometheus.Observer)}
 	for _, op := range []string{"get", "get_many", "apply", "scan"} {
 		b.seconds[op] = m.calls.WithLabelValues(name, op)
 	}
@@ -162,6 +164,9 @@ func (b *backendMetrics) Observe(ctx context.Context, operation string, _ int, b
 	traceBackend(ctx, b.name, operation, began, failures)
 	b.seconds[operation].Observe(time.Since(began).Seconds())
 	for _, err := range failures {
+		if errs.ReasonOf(err) == errs.Internal {
+			b.log.LogAttrs(ctx, slog.LevelError, "backend failed", slog.String("backend", b.name), slog.String("operation", operation), slog.Any("error", err))
+		}
 		b.metrics.failures.WithLabelValues(b.name, operation, errs.ReasonOf(err).String()).Inc()
 	}
 }

@@ -133,6 +133,7 @@ func (p *Proxy) Start() {
 func (p *Proxy) Stop(ctx context.Context) {
 	p.draining.Store(true)
 	p.health.Shutdown()
+	p.http.SetKeepAlivesEnabled(false) // who calls from now on connects elsewhere next time
 	wait(ctx, p.opts.LameDuck)
 	p.streams.goAway()
 	drain, cancel := context.WithTimeout(ctx, p.opts.DrainTime)

@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -59,12 +61,23 @@ func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.In
 	if p.tracing != nil {
 		c.Context, span = p.tracing.start(c.Context, &c.selectors.trace, c.method, &c.selectors, c.start)
 	}
-	err := p.steps(c, run)
+	err := p.survive(c, run)
 	p.metrics.count(c.target, c.method, c.transport, c.start, err)
 	if span != nil {
 		end(span, err)
 	}
 	return err
+}
+
+// survive keeps a panic of one call from ending the process, and every other
+// call with it.
+func (p *Proxy) survive(c *call, run func(ctx context.Context, instance pattern.Instance) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = errs.Wrap(fmt.Errorf("panic: %v\n%s", r, debug.Stack()), errs.Internal, "")
+		}
+	}()
+	return p.steps(c, run)
 }
 
 func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.Instance) error) error {

@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/internal/testutil/servers"
 )
 
@@ -44,6 +46,29 @@ func BenchmarkAgainstKeyValue(b *testing.B) {
 		}},
 		{"put/nats.go", func(ctx context.Context, i uint64) error {
 			_, err := other.Put(ctx, "orders.carts."+name(i), value)
+			return err
+		}},
+		{"add/driver", func(ctx context.Context, i uint64) error {
+			return apply(ctx, kv, driver.Op{Kind: driver.Add, Key: "n" + strconv.FormatUint(i%keys, 10), Delta: 1}).Err
+		}},
+		{"get and update/driver", func(ctx context.Context, i uint64) error {
+			e, err := kv.Get(ctx, name(i), driver.ValueOnly)
+			if err == nil {
+				err = apply(ctx, kv, driver.Op{Kind: driver.Put, Key: name(i), Value: value, IfVersion: e.Version}).Err
+			}
+			if errs.ReasonOf(err) == errs.VersionMismatch {
+				return nil
+			}
+			return err
+		}},
+		{"get and update/nats.go", func(ctx context.Context, i uint64) error {
+			e, err := other.Get(ctx, "orders.carts."+name(i))
+			if err == nil {
+				_, err = other.Update(ctx, "orders.carts."+name(i), value, e.Revision())
+			}
+			if errors.Is(err, jetstream.ErrKeyExists) {
+				return nil
+			}
 			return err
 		}},
 		{"create/driver", func(ctx context.Context, i uint64) error {

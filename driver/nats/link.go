@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	closeWithin = 100 * time.Millisecond // calls under way get to finish
+	closeWithin = 500 * time.Millisecond // calls under way get to finish
 	restAfter   = 50 * time.Millisecond  // a failed attempt, before the next one
 )
 

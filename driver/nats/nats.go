@@ -30,7 +30,8 @@
 // revision. A time to live is the header Prism-Expires, in milliseconds of Unix
 // time, by which reads go; the message's own ttl (Nats-TTL, whole seconds,
 // rounded up) only removes it later. Entries of other programs that have only a
-// Nats-TTL expire by that. A deleted key leaves a marker for an hour.
+// Nats-TTL expire by that. The clock is the proxy's, so those of several proxies
+// have to agree. A deleted key leaves a marker for an hour.
 //
 // # Reads
 //

@@ -33,13 +33,13 @@ const mediaType = "application/vnd.prism+json"
 const maxJSON = 8 << 20
 
 func routes() []pattern.Route {
-	item := func(verb, method string, h func(*store, context.Context, http.ResponseWriter, *pattern.HTTPRequest) error) pattern.Route {
-		return pattern.Route{Verb: verb, Method: method, Handle: onStore(h)}
+	item := func(verb, method string, h func(*store, context.Context, http.ResponseWriter, *pattern.HTTPRequest) error, query ...string) pattern.Route {
+		return pattern.Route{Verb: verb, Method: method, Query: query, Handle: onStore(h)}
 	}
 	return []pattern.Route{
-		item(http.MethodGet, "Retrieve", (*store).httpGet),
-		item(http.MethodHead, "Retrieve", (*store).httpGet),
-		item(http.MethodPut, "Store", (*store).httpPut),
+		item(http.MethodGet, "Retrieve", (*store).httpGet, "with_expiry"),
+		item(http.MethodHead, "Retrieve", (*store).httpGet, "with_expiry"),
+		item(http.MethodPut, "Store", (*store).httpPut, "ttl"),
 		item(http.MethodDelete, "Delete", (*store).httpDelete),
 		action("increment", "", "Increment", (*store).Increment),
 		action("expire", "", "Expire", (*store).Expire),

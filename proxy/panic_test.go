@@ -1,0 +1,41 @@
+package proxy
+
+import (
+	"context"
+	"testing"
+
+	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/namespace"
+	"github.com/prismgw/prism/pattern"
+)
+
+// A panic ends its call, not the process, and gives back what the call held.
+func TestPanicEndsOnlyItsCall(t *testing.T) {
+	t.Parallel()
+	p, err := New(Options{Loopback: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.closeBackends)
+	m := &method{name: "Retrieve", class: 1}
+	to := &target{anonymous: namespace.AnonymousReadWrite, limits: newLimits(0, 0, 1), counters: p.metrics.counters("n", "p", 1)}
+	s := newSnapshot()
+	s.namespaces["n"] = &tenant{plan: &namespace.Placement{Name: "n"}, kinds: [][]*target{{to}}}
+	p.snapshot.Store(s)
+	p.metrics.seconds = append(p.metrics.seconds, noObserver{})
+	c := &call{Context: t.Context(), method: m, transport: overHTTP, selectors: selectors{namespace: "n"}}
+	err = p.serve(c, func(context.Context, pattern.Instance) error { panic("made up") })
+	if errs.ReasonOf(err) != errs.Internal {
+		t.Errorf("%v", err)
+	}
+	if n := to.limits.inFlight.Load(); n != 0 {
+		t.Errorf("%d places are still taken", n)
+	}
+	if n := s.users.Load(); n != 1 {
+		t.Errorf("the configuration has %d users", n)
+	}
+}
+
+type noObserver struct{}
+
+func (noObserver) Observe(float64) {}

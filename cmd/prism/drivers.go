@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
 	"github.com/prismgw/prism/driver/redis"
 	"github.com/prismgw/prism/driver/sqlite"
@@ -15,5 +16,6 @@ func drivers() []driver.Driver {
 		sqlite.Driver(),
 		redis.Driver(),
 		postgres.Driver(),
+		nats.Driver(),
 	}
 }

@@ -26,7 +26,7 @@ func root() *cobra.Command {
 		Use:   "prism",
 		Short: "One door to your data: a data access gateway",
 		Long: `Prism serves data access patterns (KeyValue first) over gRPC and HTTP, on the
-backends that the platform chose: memory, SQLite, Redis, PostgreSQL.
+backends that the platform chose: memory, SQLite, Redis, PostgreSQL, NATS.
 
 Start with:  prism dev`,
 		SilenceUsage: true, SilenceErrors: true,

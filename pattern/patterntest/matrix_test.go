@@ -13,6 +13,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
 	"github.com/prismgw/prism/driver/redis"
 	"github.com/prismgw/prism/driver/sqlite"
@@ -81,6 +82,15 @@ func TestRedisAdopted(t *testing.T) {
 		Layout: func(_ testing.TB, namespace string) json.RawMessage {
 			return json.RawMessage(fmt.Sprintf(`{"keys": "%s[{key}]"}`, namespace))
 		},
+	})
+}
+
+func TestNATS(t *testing.T) {
+	t.Parallel()
+	patterntest.Run(t, patterntest.Harness{
+		Name:   "nats",
+		Driver: nats.Driver(),
+		Config: driver.Config{Name: "test", URL: servers.NATSWith(t, "max_payload: 8M").URL, Options: json.RawMessage(`{"max_value": 4194304}`)},
 	})
 }
 

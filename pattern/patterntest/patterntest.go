@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/wrap"
 )
 
 // A Harness says how the suite reaches one technology in one layout.
@@ -138,6 +139,15 @@ func (s *suite) space(tb testing.TB, sp driver.Space) driver.Backend {
 	if err != nil {
 		tb.Fatalf("space: %v", err)
 	}
+	if b.KV.Guarantees().Idempotency != driver.IdempotencyReserved {
+		return b
+	}
+	sp.Pattern += "!once" // as the proxy does it
+	records, err := s.conn.Space(sp)
+	if err != nil {
+		tb.Fatalf("space of the records: %v", err)
+	}
+	b.KV = wrap.Once(b.KV, records.KV, time.Now)
 	return b
 }
 

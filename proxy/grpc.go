@@ -108,23 +108,45 @@ func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
 		p.readMetadata(ss.Context(), c)
 		p.metrics.open(m, 1)
 		defer p.metrics.open(m, -1)
-		err := p.serve(c, func(ctx context.Context, instance pattern.Instance) error {
-			return next(instance, &servedStream{ServerStream: ss, ctx: ctx, received: func() error { return p.admit(c) }})
-		})
-		return p.status(c, err)
+		c.selectors.id() // made now: a slow stream's error is written beside the call
+		slow := make(chan struct{})
+		done := make(chan error, 1)
+		go func() {
+			done <- p.serve(c, func(ctx context.Context, instance pattern.Instance) error {
+				return next(instance, &servedStream{ServerStream: ss, ctx: ctx, slow: slow, received: func() error { return p.admit(c) }})
+			})
+		}()
+		select {
+		case err := <-done:
+			return p.status(c, err)
+		case <-slow: // returning is what frees the send that hangs, and with it the call
+			return p.status(c, errs.New(errs.SlowReader, "no message was read for %s; read messages as they come", slowAfter))
+		}
 	}
 }
+
+// slowAfter is how long a client may leave a message of a stream unread.
+const slowAfter = 10 * time.Second
 
 // servedStream is a stream whose context is the call's.
 type servedStream struct {
 	grpc.ServerStream
 	ctx      context.Context //nolint:containedctx // it is the stream's
 	received func() error    // is called after each message
+	slow     chan struct{}   // closed when the client does not read
 	message  message
 }
 
 // Context implements grpc.ServerStream.
 func (s *servedStream) Context() context.Context { return s.ctx }
+
+// SendMsg implements grpc.ServerStream. A stream has one sender, so that slow
+// is closed once.
+func (s *servedStream) SendMsg(m any) error {
+	t := time.AfterFunc(slowAfter, func() { close(s.slow) })
+	defer t.Stop()
+	return s.ServerStream.SendMsg(m)
+}
 
 // RecvMsg implements grpc.ServerStream.
 func (s *servedStream) RecvMsg(m any) error {

@@ -352,3 +352,32 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+// A scan whose client does not read gives back what it holds.
+func TestUnreadScanEnds(t *testing.T) {
+	t.Parallel()
+	s := prismtest.Start(t, documents)
+	kv := s.Client(t, "open", client.WithUnary()).KeyValue("open")
+	for i := range 40 {
+		if _, err := kv.Store(t.Context(), fmt.Sprint(i), make([]byte, 200<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	scan, err := keyvaluev1.NewKeyValueClient(conn).Scan(in(t, "open"), &keyvaluev1.ScanRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the scan is open", func() bool { return strings.Contains(metrics(t, s), `prism_streams_open{method="Scan"} 1`) })
+	waitFor(t, "the scan ends", func() bool { return strings.Contains(metrics(t, s), `prism_streams_open{method="Scan"} 0`) })
+	for err == nil {
+		_, err = scan.Recv()
+	}
+	if e := errs.FromStatus(err); e.Reason != errs.SlowReader {
+		t.Errorf("the scan ended with %v", err)
+	}
+}

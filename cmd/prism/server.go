@@ -179,12 +179,12 @@ func isLoopback(a net.Addr) bool {
 // run serves until ctx ends, then drains.
 func (s *server) run(ctx context.Context, ready func()) error {
 	s.proxy.Start()
-	if s.flags.readyFile != "" {
+	ready()
+	if s.flags.readyFile != "" { // last: who waits for it finds everything done
 		if err := writeReady(s.flags.readyFile, s.addrs); err != nil {
 			return errors.Join(err, s.stop(0))
 		}
 	}
-	ready()
 	<-ctx.Done()
 	return s.stop(s.flags.lameDuck + s.flags.drain + 5*time.Second)
 }

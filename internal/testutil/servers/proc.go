@@ -173,7 +173,16 @@ func (s *Server) Restart() {
 func (s *Server) Pause() {
 	s.t.Helper()
 	s.mustManage("paused")
+	if !s.Running() {
+		return
+	}
 	s.signal(syscall.SIGSTOP)
+	// The signal is on its way when kill returns: a thread may still answer.
+	for end := time.Now().Add(stopWithin); !stopped(tree(s.proc.pid)); time.Sleep(pollEvery) {
+		if time.Now().After(end) {
+			s.t.Fatalf("%s does not stand still", s.spec.name)
+		}
+	}
 }
 
 // Resume lets a paused server go on.

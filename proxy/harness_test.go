@@ -3,8 +3,10 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -126,12 +128,15 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
-// scaled returns the full count, or the reduced one of a short run.
-func scaled(full, short int) int {
-	if testing.Short() {
-		return short
+// long asks for the full counts. They want the machine for themselves.
+var long = flag.Bool("long", os.Getenv("PRISM_TEST_LONG") != "", "run with the full counts, which takes minutes")
+
+// scaled returns the full count in a long run, else the reduced one.
+func scaled(full, reduced int) int {
+	if *long {
+		return full
 	}
-	return full
+	return reduced
 }
 
 // heap returns the bytes that are still used after a collection.

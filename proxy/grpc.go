@@ -143,6 +143,9 @@ func (s *servedStream) Context() context.Context { return s.ctx }
 // SendMsg implements grpc.ServerStream. A stream has one sender, so that slow
 // is closed once.
 func (s *servedStream) SendMsg(m any) error {
+	if s.slow == nil { // a stream of operations, which looks after that itself
+		return s.ServerStream.SendMsg(m)
+	}
 	t := time.AfterFunc(slowAfter, func() { close(s.slow) })
 	defer t.Stop()
 	return s.ServerStream.SendMsg(m)

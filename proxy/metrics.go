@@ -29,18 +29,15 @@ func (t transport) String() string { return [...]string{"grpc", "http", "pipelin
 // codesCount is one more than the largest gRPC code.
 const codesCount = 17
 
-// buckets are the upper bounds of durations, in seconds.
-var buckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10}
-
 // metrics are the proxy's own. Labels are bounded by the configuration: what a
 // client makes up never becomes one.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
-	seconds  []prometheus.Observer // by method
+	seconds  []*durations // by method
 	streams  *prometheus.GaugeVec
 	reloads  *prometheus.CounterVec
-	calls    *prometheus.HistogramVec
+	calls    *histogram
 	failures *prometheus.CounterVec
 	breakers *prometheus.GaugeVec
 	nowhere  *counters // requests that reached no namespace
@@ -58,10 +55,8 @@ func newMetrics(k *kinds) *metrics {
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "prism_configuration_loads_total", Help: "Configurations loaded, by result.",
 		}, []string{"result"}),
-		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "prism_backend_operation_duration_seconds", Help: "Time of one call to a backend; a batch is one.",
-			Buckets: buckets,
-		}, []string{"backend", "operation"}),
+		calls: newHistogram("prism_backend_operation_duration_seconds", "Time of one call to a backend; a batch is one.",
+			[2]string{"backend", "operation"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "prism_backend_failures_total", Help: "Operations that failed because of the backend, by reason.",
 		}, []string{"backend", "operation", "reason"}),
@@ -69,14 +64,12 @@ func newMetrics(k *kinds) *metrics {
 			Name: "prism_backend_circuit_open", Help: "1 while the backend is given a rest.",
 		}, []string{"backend"}),
 	}
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "prism_request_duration_seconds", Help: "Time from the arrival of an operation to its answer.",
-		Buckets: buckets,
-	}, []string{"kind", "method"})
-	m.seconds = make([]prometheus.Observer, k.count)
+	seconds := newHistogram("prism_request_duration_seconds", "Time from the arrival of an operation to its answer.",
+		[2]string{"kind", "method"})
+	m.seconds = make([]*durations, k.count)
 	for i, methods := range k.methods {
 		for _, md := range methods {
-			m.seconds[md.index] = seconds.WithLabelValues(k.all[i].Name, md.name)
+			m.seconds[md.index] = seconds.with(k.all[i].Name, md.name)
 		}
 	}
 	m.registry.MustRegister(m.requests, seconds, m.streams, m.reloads, m.calls, m.failures, m.breakers,
@@ -110,7 +103,7 @@ func (m *metrics) count(t *target, md *method, via transport, start time.Time, e
 		code = int(errs.ReasonOf(err).Code())
 	}
 	c.add(md, via, code)
-	m.seconds[md.index].Observe(time.Since(start).Seconds())
+	m.seconds[md.index].observe(time.Since(start))
 }
 
 func (c *counters) add(m *method, via transport, code int) {
@@ -146,15 +139,15 @@ type backendMetrics struct {
 	metrics *metrics
 	name    string
 	log     *slog.Logger
-	seconds map[string]prometheus.Observer // by operation; never changed
+	seconds map[string]*durations // by operation; never changed
 }
 
 var _ wrap.Observer = (*backendMetrics)(nil)
 
 func (m *metrics) backend(name string, log *slog.Logger) *backendMetrics {
-	b := &backendMetrics{metrics: m, name: name, log: log, seconds: make(map[string]prometheus.Observer)}
+	b := &backendMetrics{metrics: m, name: name, log: log, seconds: make(map[string]*durations)}
 	for _, op := range []string{"get", "get_many", "apply", "scan"} {
-		b.seconds[op] = m.calls.WithLabelValues(name, op)
+		b.seconds[op] = m.calls.with(name, op)
 	}
 	return b
 }
@@ -162,7 +155,7 @@ func (m *metrics) backend(name string, log *slog.Logger) *backendMetrics {
 // Observe implements wrap.Observer.
 func (b *backendMetrics) Observe(ctx context.Context, operation string, _ int, began time.Time, failures []error) {
 	traceBackend(ctx, b.name, operation, began, failures)
-	b.seconds[operation].Observe(time.Since(began).Seconds())
+	b.seconds[operation].observe(time.Since(began))
 	for _, err := range failures {
 		if errs.ReasonOf(err) == errs.Internal {
 			b.log.LogAttrs(ctx, slog.LevelError, "backend failed", slog.String("backend", b.name), slog.String("operation", operation), slog.Any("error", err))

@@ -52,7 +52,7 @@ func newHTTPServer(p *Proxy) *httpServer {
 
 // ServeHTTP implements http.Handler.
 func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{Context: r.Context(), transport: overHTTP, start: time.Now()}
+	c := &call{Context: r.Context(), transport: overHTTP, timed: true, start: time.Now()}
 	c.selectors.requestID = r.Header.Get("Request-Id")
 	out := &timedWriter{ResponseWriter: w, call: c}
 	out.Header().Set("Request-Id", c.selectors.id())

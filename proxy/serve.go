@@ -38,14 +38,15 @@ type call struct {
 
 	target   *target
 	message  message
-	inside   bool // it has a place
-	deadline time.Time
+	inside   bool      // it has a place
+	deadline time.Time // zero: the client's own, if it set one
 
-	// When each step was done; zero if it was not reached.
-	start, authenticated, authorized, admitted time.Time
+	start                               time.Time
+	timed                               bool      // somebody wants to know when each step was done
+	authenticated, authorized, admitted time.Time // zero if it was not reached
 
 	mu     sync.Mutex // guards the fields below
-	timed  context.Context
+	until  context.Context
 	cancel context.CancelFunc
 }
 
@@ -94,11 +95,11 @@ func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.In
 	if err := t.authenticate(&c.selectors); err != nil {
 		return err
 	}
-	c.authenticated = time.Now()
+	c.stamp(&c.authenticated)
 	if err := t.authorize(c.method); err != nil {
 		return err
 	}
-	c.authorized = time.Now()
+	c.stamp(&c.authorized)
 	defer p.dismiss(c)
 	if c.transport == overHTTP {
 		if err := p.admit(c); err != nil {
@@ -119,7 +120,8 @@ func (p *Proxy) admit(c *call) error {
 	if err := p.gate.enter(c, l, &l.unary, c.method, nil); err != nil {
 		return err
 	}
-	c.inside, c.admitted = true, time.Now()
+	c.inside = true
+	c.stamp(&c.admitted)
 	return nil
 }
 
@@ -166,34 +168,52 @@ func (c *call) timeout() time.Duration {
 	return c.method.timeout
 }
 
-// limitTime sets the deadline of a call that has none of its own. The timer
-// behind it is made only when something waits for it.
+// stamp takes note of when a step was done.
+func (c *call) stamp(at *time.Time) {
+	if c.timed {
+		*at = time.Now()
+	}
+}
+
+// limitTime sets the deadline of a call whose client set none.
 func (c *call) limitTime(timeout time.Duration) {
-	if at, ok := c.Context.Deadline(); ok {
-		c.deadline = at
-	} else if timeout > 0 {
+	if _, ok := c.Context.Deadline(); !ok && timeout > 0 {
 		c.deadline = c.start.Add(timeout)
 	}
 }
 
 // Deadline implements context.Context.
-func (c *call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+func (c *call) Deadline() (time.Time, bool) {
+	if c.deadline.IsZero() {
+		return c.Context.Deadline()
+	}
+	return c.deadline, true
+}
 
-// Done implements context.Context.
-func (c *call) Done() <-chan struct{} { return c.timer().Done() }
+// Done implements context.Context. The timer behind a deadline of the call's
+// own is made only when something waits for it.
+func (c *call) Done() <-chan struct{} {
+	if c.deadline.IsZero() {
+		return c.Context.Done()
+	}
+	return c.timer().Done()
+}
 
 // Err implements context.Context.
 func (c *call) Err() error {
+	if c.deadline.IsZero() {
+		return c.Context.Err()
+	}
 	c.mu.Lock()
-	timed := c.timed
+	until := c.until
 	c.mu.Unlock()
-	if timed != nil {
-		return timed.Err()
+	if until != nil {
+		return until.Err()
 	}
 	if err := c.Context.Err(); err != nil {
 		return err
 	}
-	if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+	if !time.Now().Before(c.deadline) {
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -210,14 +230,10 @@ func (c *call) Value(key any) any {
 func (c *call) timer() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.timed != nil:
-	case c.deadline.IsZero():
-		c.timed, c.cancel = context.WithCancel(c.Context)
-	default:
-		c.timed, c.cancel = context.WithDeadline(c.Context, c.deadline)
+	if c.until == nil {
+		c.until, c.cancel = context.WithDeadline(c.Context, c.deadline)
 	}
-	return c.timed
+	return c.until
 }
 
 // release stops the timer, if there was one.

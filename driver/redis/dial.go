@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -38,7 +39,8 @@ type dialer struct {
 	connect     time.Duration
 	credentials driver.Credentials
 	askSecrets  bool
-	trouble     func() // called when a connection breaks
+	trouble     func()      // called when a connection breaks
+	crowded     func() bool // whether many calls are under way
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -195,7 +197,14 @@ func (n *netConn) Read(b []byte) (int, error) {
 	return count, nil
 }
 
+// Write sends commands. When many calls are under way it lets those that are
+// about to send theirs go first: they join the next write, and each write costs
+// both sides more than a command does. (The library's own delay, MaxFlushDelay,
+// sleeps; with few calls a sleep is longer than what it saves.)
 func (n *netConn) Write(b []byte) (int, error) {
+	if n.dialer.crowded() {
+		runtime.Gosched()
+	}
 	count, err := n.Conn.Write(b)
 	if err != nil {
 		return count, n.broken(err)

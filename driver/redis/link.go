@@ -18,6 +18,7 @@ const (
 	ringScale  = 10        // 2^10 calls may be under way on a connection, more wait for room
 	maxDirect  = 768       // calls in their callers' goroutines: all have room at once
 	maxWaiting = 4096      // calls in goroutines of their own
+	fewCalls   = 4         // up to which each is sent by itself
 
 	closeWithin = 100 * time.Millisecond // connections get to close in order
 
@@ -61,7 +62,7 @@ func newLink(s settings, c driver.Config) *link {
 	l := &link{}
 	l.troubles.Store(1) // nothing has succeeded yet
 	l.dialer = &dialer{
-		connect: s.connect, credentials: c.Credentials, askSecrets: s.askSecrets, trouble: l.trouble,
+		connect: s.connect, credentials: c.Credentials, askSecrets: s.askSecrets, trouble: l.trouble, crowded: l.crowded,
 		open: map[*netConn]struct{}{}, failed: map[string]failure{},
 	}
 	o := &l.option
@@ -93,6 +94,10 @@ func newLink(s settings, c driver.Config) *link {
 }
 
 func (l *link) trouble() { l.troubles.Add(1) }
+
+// crowded reports whether so many calls are under way that they gain by
+// sharing writes.
+func (l *link) crowded() bool { return l.direct.Load() > fewCalls }
 
 // enter reports whether a call may run in its caller's goroutine, and counts it
 // if it does.

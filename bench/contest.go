@@ -71,7 +71,7 @@ type result struct {
 	err          error   // why it is left out
 }
 
-func (t *contest) title() string { return t.family + ", " + t.work.String() }
+func (t *contest) title() string { return t.family + ": " + t.work.String() }
 
 // fillers remember which data is there already.
 type fillers map[string]bool

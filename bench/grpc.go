@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
@@ -79,17 +80,25 @@ func (u *unary) open(ctx context.Context, w workload) (session, error) {
 		return clients[caller%u.conns]
 	}
 	do := func(caller, n int) error { //nolint:contextcheck // the namespaces' contexts are made of it
-		_, err := client(caller, n).Retrieve(contexts[n%len(contexts)], &keyvaluev1.RetrieveRequest{Key: all[n%len(all)]})
+		ctx, cancel := context.WithTimeout(contexts[n%len(contexts)], callTimeout)
+		defer cancel()
+		_, err := client(caller, n).Retrieve(ctx, &keyvaluev1.RetrieveRequest{Key: all[n%len(all)]})
 		return err
 	}
 	if w.verb == store {
 		do = func(caller, n int) error { //nolint:contextcheck // likewise
-			_, err := client(caller, n).Store(contexts[n%len(contexts)], &keyvaluev1.StoreRequest{Key: all[n%len(all)], Value: val})
+			ctx, cancel := context.WithTimeout(contexts[n%len(contexts)], callTimeout)
+			defer cancel()
+			_, err := client(caller, n).Store(ctx, &keyvaluev1.StoreRequest{Key: all[n%len(all)], Value: val})
 			return err
 		}
 	}
 	return session{do, shut}, nil
 }
+
+// callTimeout is the deadline of a call, which every call over a network should
+// have: the echo, too, then has to keep one.
+const callTimeout = 10 * time.Second
 
 func dial(addr string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:"+addr,

@@ -23,7 +23,7 @@ func TestSmoke(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "out.json")
 	var out, progress bytes.Buffer
-	err := run(t.Context(), []string{"-rounds", "1", "-window", "250ms", "-only", "(unary|stream|HTTP), .* 128 B, (1 caller|64 callers)$", "-json", file, "-quick"}, &out, &progress)
+	err := run(t.Context(), []string{"-rounds", "1", "-window", "250ms", "-only", "(unary|stream|HTTP): .* 128 B, (1 caller|64 callers)$", "-json", file, "-quick"}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())
 	}
@@ -66,7 +66,7 @@ func TestOpenLoopRuns(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "out.json")
 	var out, progress bytes.Buffer
-	err := run(t.Context(), []string{"-rounds", "1", "-window", "300ms", "-only", "stream, Retrieve 128 B, 64 callers$", "-json", file}, &out, &progress)
+	err := run(t.Context(), []string{"-rounds", "1", "-window", "300ms", "-only", "stream: Retrieve 128 B, 64 callers$", "-json", file}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())
 	}

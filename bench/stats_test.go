@@ -126,7 +126,7 @@ func TestFailuresAreNotMeasured(t *testing.T) {
 		return session{func(int, int) error { return nil }, func() {}}, nil
 	}}
 	c := &contest{family: "test", work: workload{retrieve, 128, 2}, contenders: []*contender{good, bad}}
-	c.run(t.Context(), &options{rounds: 2, window: time.Millisecond}, make(fillers), func(string) {})
+	c.run(t.Context(), &options{rounds: 2, window: 50 * time.Millisecond}, make(fillers), func(string) {})
 	if c.find("good") == nil || c.find("bad") != nil {
 		t.Error("what failed competes, or what did not fail does not")
 	}

@@ -2,6 +2,8 @@ package nats_test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,45 +43,51 @@ func TestBucketIsMade(t *testing.T) {
 	}
 }
 
+// TestWeakerBucketIsRefused has a bucket for each difference, and they stay: a
+// server that loses the last stream of an account removes the account's folder
+// a moment later, and can do it under the next stream that is being made.
 func TestWeakerBucketIsRefused(t *testing.T) {
 	t.Parallel()
 	s := servers.NATS(t)
 	js, err := jetstream.New(connect(t, s.URL))
 	must(t, err)
 	ctx := t.Context()
-	for difference, c := range map[string]jetstream.StreamConfig{
-		"storage is memory, not file":                 {Storage: jetstream.MemoryStorage},
-		"history (max_msgs_per_subject) is 5, not 1":  {MaxMsgsPerSubject: 5},
-		"max_age is 1h0m0s, not 0":                    {MaxAge: time.Hour},
-		"allow_msg_ttl is off":                        {AllowDirect: true},
-		"allow_direct is off":                         {AllowMsgTTL: true},
-		"discard is old, not new":                     {MaxBytes: 1 << 20},
-		"max_msg_size is 1000, not 1048576 or more":   {MaxMsgSize: 1000},
-		"no_ack is on":                                {NoAck: true},
-		"persist_mode is async, not default":          {PersistMode: jetstream.AsyncPersistMode},
-		"subjects are [$KV.weak.*], not [$KV.weak.>]": {Subjects: []string{"$KV.weak.*"}},
+	for bucket, one := range map[string]struct {
+		difference string
+		stream     jetstream.StreamConfig
+	}{
+		"memory":   {"storage is memory, not file", jetstream.StreamConfig{Storage: jetstream.MemoryStorage}},
+		"history":  {"history (max_msgs_per_subject) is 5, not 1", jetstream.StreamConfig{MaxMsgsPerSubject: 5}},
+		"age":      {"max_age is 1h0m0s, not 0", jetstream.StreamConfig{MaxAge: time.Hour}},
+		"ttl":      {"allow_msg_ttl is off", jetstream.StreamConfig{AllowDirect: true}},
+		"direct":   {"allow_direct is off", jetstream.StreamConfig{AllowMsgTTL: true}},
+		"discard":  {"discard is old, not new", jetstream.StreamConfig{MaxBytes: 1 << 20}},
+		"size":     {"max_msg_size is 1000, not 1048576 or more", jetstream.StreamConfig{MaxMsgSize: 1000}},
+		"no_ack":   {"no_ack is on", jetstream.StreamConfig{NoAck: true}},
+		"async":    {"persist_mode is async, not default", jetstream.StreamConfig{PersistMode: jetstream.AsyncPersistMode}},
+		"subjects": {"subjects are [$KV.subjects.*], not [$KV.subjects.>]", jetstream.StreamConfig{Subjects: []string{"$KV.subjects.*"}}},
 	} {
-		c.Name = "KV_weak"
+		c := one.stream
+		c.Name = "KV_" + bucket
 		if c.Subjects == nil {
-			c.Subjects = []string{"$KV.weak.>"}
+			c.Subjects = []string{"$KV." + bucket + ".>"}
 		}
 		c.MaxMsgsPerSubject = max(c.MaxMsgsPerSubject, 1)
 		_, err := js.CreateStream(ctx, c)
 		must(t, err)
-		conn := open(t, driver.Config{URL: s.URL, Options: json.RawMessage(`{"bucket": "weak"}`)})
+		conn := open(t, driver.Config{URL: s.URL, Options: json.RawMessage(`{"bucket": "` + bucket + `"}`)})
 		kv := space(t, conn, orders)
 		for what, err := range map[string]error{
 			"ping": conn.Ping(ctx),
 			"put":  apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k"}).Err,
 		} {
-			if err := wants(t, what+": "+difference, err, errs.InvalidConfiguration); !strings.Contains(err.Error(), difference) {
-				t.Errorf("%s does not say %q: %v", what, difference, err)
+			if err := wants(t, what+": "+one.difference, err, errs.InvalidConfiguration); !strings.Contains(err.Error(), one.difference) {
+				t.Errorf("%s does not say %q: %v", what, one.difference, err)
 			}
 		}
-		must(t, js.DeleteStream(ctx, "KV_weak"))
+		must(t, js.DeleteStream(ctx, c.Name))
 		await(t, "ping after the bucket has gone", func() bool { return conn.Ping(ctx) == nil })
 		put(t, kv, "k", "v")
-		must(t, js.DeleteStream(ctx, "KV_weak"))
 	}
 }
 
@@ -114,7 +122,7 @@ func TestPingNoticesChanges(t *testing.T) {
 	must(t, err)
 	must(t, js.DeleteStream(ctx, "KV_prism"))
 	wants(t, "put without a bucket", apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k"}).Err, errs.BackendUnavailable)
-	put(t, kv, "k", "again") // in a new one
+	await(t, "a new bucket", func() bool { return apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k"}).Err == nil })
 	if page.Next == nil {
 		t.Fatal("a page of one item of two has no Next")
 	}
@@ -135,6 +143,20 @@ func TestBucketThatIsNotMade(t *testing.T) {
 		err := wants(t, "three replicas of one", conn.Ping(t.Context()), errs.InvalidConfiguration)
 		return strings.Contains(err.Error(), "replicas are 1, not 3")
 	})
+}
+
+// TestBucketThatIsNotMadeYet has something in the way of the bucket's files,
+// which the server itself removes when it has failed: the next attempt is good.
+func TestBucketThatIsNotMadeYet(t *testing.T) {
+	t.Parallel()
+	s := servers.NATSWith(t)
+	streams := filepath.Join(s.Dir, "data", "jetstream", "$G", "streams")
+	must(t, os.MkdirAll(streams, 0o700))
+	must(t, os.WriteFile(filepath.Join(streams, "KV_prism"), nil, 0o600))
+	conn := open(t, driver.Config{URL: s.URL})
+	wants(t, "the first attempt", conn.Ping(t.Context()), errs.BackendUnavailable)
+	await(t, "the next attempt", func() bool { return conn.Ping(t.Context()) == nil })
+	put(t, space(t, conn, orders), "k", "v")
 }
 
 func TestLimits(t *testing.T) {

@@ -79,8 +79,8 @@ const (
 
 var errConflict = errors.New("another write came first")
 
-// refusals say what an error that JetStream answered to a write means. None of
-// these writes took effect.
+// refusals say what an error that JetStream answered to a write, or to the
+// making of the bucket, means. Nothing of it took effect.
 var refusals = map[jetstream.ErrorCode]struct {
 	reason errs.Reason
 	text   string
@@ -95,6 +95,7 @@ var refusals = map[jetstream.ErrorCode]struct {
 	10166:              {errs.InvalidConfiguration, "the bucket allows no ttl for messages; set allow_msg_ttl on its stream"},
 	10008:              {errs.BackendUnavailable, "JetStream is not available at the moment"},
 	10039:              {errs.BackendUnavailable, "JetStream is not enabled for this account"},
+	10049:              {errs.BackendUnavailable, "the backend cannot make files for the bucket at the moment; see its log"},
 	10076:              {errs.BackendUnavailable, "JetStream is not enabled on the backend"},
 	10118:              {errs.BackendUnavailable, "the bucket's stream is offline"},
 	10163:              {errs.BackendUnavailable, "the bucket cannot check conditions on this key at the moment"},

@@ -1,10 +1,13 @@
 package nats_test
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -74,6 +77,114 @@ func TestReplicaThatIsBehind(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestToldIsReadable reads each new key as soon as it is told of. A watch is
+// fed by any node, and that is ahead of the leader now and then.
+func TestToldIsReadable(t *testing.T) {
+	t.Parallel()
+	nodes := startCluster(t)
+	writer := space(t, open(t, replicated(nodes...)), orders)
+	b, err := open(t, replicated(nodes...)).Space(orders)
+	must(t, err)
+	const writers, keys = 4, 400
+	var all sync.WaitGroup
+	for range 4 { // watches
+		w, err := b.Watcher.Watch(t.Context(), "")
+		must(t, err)
+		all.Go(func() {
+			for told := 0; told < writers*keys; {
+				change, err := w.Next(t.Context())
+				if err != nil || change.Lost {
+					t.Errorf("after %d keys: %+v, %v", told, change, err)
+					break
+				}
+				told += len(change.Keys)
+				results := make([]driver.GetResult, len(change.Keys))
+				b.KV.GetMany(t.Context(), change.Keys, driver.ValueOnly, results)
+				for i, r := range results {
+					if r.Err != nil {
+						t.Errorf("get %s, which was told: %v", change.Keys[i], r.Err)
+					}
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for i := range writers {
+		all.Go(func() {
+			for j := range keys {
+				if err := apply(t.Context(), writer, driver.Op{Kind: driver.Put, Key: fmt.Sprint(i, "-", j)}).Err; err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// TestWatchWhoseNodeRestarts restarts the node that feeds a watch, which has
+// told nothing yet, faster than the watch gives it up.
+func TestWatchWhoseNodeRestarts(t *testing.T) {
+	t.Parallel()
+	nodes := startCluster(t)
+	own := nodes[leaderOf(t, nodes)]
+	b, err := open(t, replicated(own)).Space(orders)
+	must(t, err)
+	w, err := b.Watcher.Watch(t.Context(), "")
+	must(t, err)
+	for feeder := feederOf(t, own, nodes); feeder == own; feeder = feederOf(t, own, nodes) {
+		must(t, w.Close())
+		w, err = b.Watcher.Watch(t.Context(), "")
+		must(t, err)
+	}
+	feeder := feederOf(t, own, nodes)
+	feeder.Kill()
+	put(t, b.KV, "while it is away", "v")
+	feeder.Start()
+	missing := map[string]bool{"while it is away": true}
+	for i := range 300 { // so that it goes on while the node finds its way back
+		key := "k" + strconv.Itoa(i)
+		put(t, b.KV, key, "v")
+		missing[key] = true
+	}
+	for len(missing) > 0 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		change, err := w.Next(ctx)
+		cancel()
+		if err != nil {
+			t.Fatalf("not told of %v: %v", missing, err)
+		}
+		if change.Lost {
+			break
+		}
+		for _, key := range change.Keys {
+			delete(missing, key)
+		}
+	}
+	must(t, w.Close())
+}
+
+// feederOf returns the node of the bucket's only consumer.
+func feederOf(t testing.TB, s *servers.Server, nodes []*servers.Server) (feeder *servers.Server) {
+	t.Helper()
+	js, err := jetstream.New(connect(t, s.URL))
+	must(t, err)
+	stream, err := js.Stream(t.Context(), "KV_prism")
+	must(t, err)
+	await(t, "one consumer", func() bool {
+		found := 0
+		for c := range stream.ListConsumers(t.Context()).Info() {
+			index, err := strconv.Atoi(strings.TrimPrefix(c.Cluster.Leader, "n"))
+			must(t, err)
+			feeder = nodes[index]
+			found++
+		}
+		return found == 1
+	})
+	return feeder
 }
 
 // fill puts n keys.

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/internal/testutil/servers"
 )
 
 func TestOldServersAreRefused(t *testing.T) {
@@ -142,12 +144,39 @@ func TestGapsAreNoticed(t *testing.T) {
 		"at the start":  {[]*nats.Msg{news(2)}, true},
 		"at the end":    {[]*nats.Msg{news(1), idle(2)}, true},
 	} {
-		f := &feed{broken: make(chan struct{}, 1)}
+		f := &feed{broken: make(chan struct{}, 1), applied: 1000}
 		for _, m := range one.messages {
 			f.take(w, m)
 		}
 		if broken := len(f.broken) > 0; broken != one.broken {
 			t.Errorf("gap %s: noticed is %v", name, broken)
 		}
+	}
+}
+
+// TestBucketMadeAnewUnderAWatch has the bucket go while a feed is being made:
+// one that begins at a sequence of the old bucket would tell nothing.
+func TestBucketMadeAnewUnderAWatch(t *testing.T) {
+	t.Parallel()
+	opened, err := open(driver.Config{URL: servers.NATS(t).URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = opened.Close() }()
+	c := opened.(*conn)
+	s, err := c.link.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := s.info(t.Context(), c.set.stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &feed{session: s, stream: c.set.stream()}
+	if err := f.sameSince(t.Context(), info.Created); err != nil {
+		t.Errorf("the same bucket: %v", err)
+	}
+	if err := f.sameSince(t.Context(), info.Created.Add(-time.Second)); errs.ReasonOf(err) != errs.BackendUnavailable {
+		t.Errorf("another bucket: %v", err)
 	}
 }

@@ -19,6 +19,7 @@ const (
 	heartbeat   = time.Second      // of a consumer without news
 	silence     = 5 * heartbeat    // after which it is taken for lost
 	abandoned   = 30 * time.Second // after which the server drops a consumer that nobody hears
+	lookEvery   = time.Millisecond // whether the leader has applied a change
 	againAfter  = 50 * time.Millisecond
 	againAtMost = time.Second
 )
@@ -97,14 +98,19 @@ func (w *watch) again(ctx context.Context) *feed {
 	}
 }
 
-// feed is one consumer of the stream.
+// feed is one consumer of the stream. With several replicas, that of any node
+// can feed it, also of one that applies changes before the leader does.
 type feed struct {
 	session *session
+	stream  string
 	sub     *nats.Subscription
-	path    string        // of the consumer in the API
+	path    string          // of the consumer in the API
+	ctx     context.Context // ends with the feed
+	cancel  context.CancelFunc
 	broken  chan struct{} // of capacity 1: something was missed
 	heard   atomic.Int64  // when the last message came, in nanoseconds
-	last    atomic.Uint64 // number of the last message
+	last    uint64        // number of the last message; of take
+	applied uint64        // what the leader has applied at least; of take
 }
 
 type consumerRequest struct {
@@ -117,6 +123,7 @@ type consumerRequest struct {
 type consumerConfig struct {
 	Name          string        `json:"name"`
 	DeliverPolicy string        `json:"deliver_policy"`
+	Start         uint64        `json:"opt_start_seq"`
 	AckPolicy     string        `json:"ack_policy"`
 	ReplayPolicy  string        `json:"replay_policy"`
 	Deliver       string        `json:"deliver_subject"`
@@ -129,25 +136,36 @@ type consumerConfig struct {
 	Inactive      time.Duration `json:"inactive_threshold"`
 }
 
-// follow makes a feed of the changes from now on.
+// follow makes a feed of the changes from now on: of those that the leader has
+// not applied yet. "New" ones would be those that are new to the node of the
+// consumer, and anew so when that node restarts.
 func (w *watch) follow(ctx context.Context) (*feed, error) {
 	s, err := w.kv.link.get(ctx)
 	if err != nil {
 		return nil, err
 	}
+	stream := w.kv.set.stream()
+	before, err := s.info(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
 	deliver := nats.NewInbox()
 	name := "prism-" + strings.TrimPrefix(deliver, nats.InboxPrefix)
-	stream := w.kv.set.stream()
-	f := &feed{session: s, broken: make(chan struct{}, 1), path: stream + "." + name}
+	f := &feed{session: s, stream: stream, path: stream + "." + name, broken: make(chan struct{}, 1), applied: before.State.LastSeq}
+	f.ctx, f.cancel = context.WithCancel(w.ctx)
 	f.heard.Store(time.Now().UnixNano())
 	if f.sub, err = s.nc.Subscribe(deliver, func(m *nats.Msg) { f.take(w, m) }); err != nil {
+		f.cancel()
 		return nil, &lostError{cause: err}
 	}
 	err = s.request(ctx, "CONSUMER.CREATE."+f.path, consumerRequest{Stream: stream, Action: "create", Config: consumerConfig{
-		Name: name, DeliverPolicy: "new", AckPolicy: "none", ReplayPolicy: "instant", Deliver: deliver,
-		Filter: w.kv.prefix + "*", HeadersOnly: true, Memory: true, Replicas: 1, MaxDeliver: 1,
+		Name: name, DeliverPolicy: "by_start_sequence", Start: before.State.LastSeq + 1, AckPolicy: "none", ReplayPolicy: "instant",
+		Deliver: deliver, Filter: w.kv.prefix + "*", HeadersOnly: true, Memory: true, Replicas: 1, MaxDeliver: 1,
 		Heartbeat: heartbeat, Inactive: abandoned,
 	}}, nil)
+	if err == nil {
+		err = f.sameSince(ctx, before.Created)
+	}
 	if err != nil {
 		f.close()
 		return nil, err
@@ -155,24 +173,58 @@ func (w *watch) follow(ctx context.Context) (*feed, error) {
 	return f, nil
 }
 
+// sameSince reports a stream that is not the one that was made at that time:
+// its sequences have begun again.
+func (f *feed) sameSince(ctx context.Context, created time.Time) error {
+	now, err := f.session.info(ctx, f.stream)
+	if err == nil && !now.Created.Equal(created) {
+		return errs.New(errs.BackendUnavailable, "the bucket has just been made anew")
+	}
+	return err
+}
+
 // take is called with each message of the consumer.
 func (f *feed) take(w *watch, m *nats.Msg) {
 	f.heard.Store(time.Now().UnixNano())
 	if first(m.Header, "Status") != "" {
-		if last := first(m.Header, "Nats-Last-Consumer"); last != "" && last != versionOf(f.last.Load()) {
+		if last := first(m.Header, "Nats-Last-Consumer"); last != "" && last != versionOf(f.last) {
 			f.fail()
 		}
 		return
 	}
 	about, err := m.Metadata()
-	if err != nil || about.Sequence.Consumer != f.last.Load()+1 {
+	if err != nil || about.Sequence.Consumer != f.last+1 {
 		f.fail()
 		return
 	}
-	f.last.Store(about.Sequence.Consumer)
+	f.last = about.Sequence.Consumer
+	if err := f.readable(about.Sequence.Stream); err != nil {
+		f.fail()
+		return
+	}
 	if key, ok := w.kv.key(m.Subject); ok && strings.HasPrefix(key, w.prefix) {
 		w.tell(key)
 	}
+}
+
+// readable waits until the leader, which answers reads, has applied a change.
+// Who is told of it reads it at once, and would not be told again.
+func (f *feed) readable(seq uint64) error {
+	for f.applied < seq && !f.session.direct.Load() {
+		info, err := f.session.info(f.ctx, f.stream)
+		if err != nil {
+			return err
+		}
+		if f.applied = info.State.LastSeq; f.applied >= seq {
+			return nil
+		}
+		select {
+		case <-time.After(lookEvery):
+		case <-f.ctx.Done():
+			return f.ctx.Err()
+		}
+	}
+	return nil
 }
 
 func (f *feed) fail() {
@@ -204,6 +256,7 @@ func (f *feed) wait(ctx context.Context) error {
 
 // close ends the feed; if the server does not hear of it, it will notice.
 func (f *feed) close() {
+	f.cancel()
 	_ = f.sub.Unsubscribe()
 	_ = f.session.nc.Publish(api+"CONSUMER.DELETE."+f.path, nil)
 }

@@ -135,12 +135,13 @@ func TestWatchWhoseNodeRestarts(t *testing.T) {
 	must(t, err)
 	w, err := b.Watcher.Watch(t.Context(), "")
 	must(t, err)
-	for feeder := feederOf(t, own, nodes); feeder == own; feeder = feederOf(t, own, nodes) {
+	feeder := feederOf(t, own, nodes)
+	for feeder == own {
 		must(t, w.Close())
 		w, err = b.Watcher.Watch(t.Context(), "")
 		must(t, err)
+		feeder = feederOf(t, own, nodes)
 	}
-	feeder := feederOf(t, own, nodes)
 	feeder.Kill()
 	put(t, b.KV, "while it is away", "v")
 	feeder.Start()

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/internal/testutil/servers"
 )
@@ -128,7 +129,7 @@ func TestLeftovers(t *testing.T) {
 // TestGapsAreNoticed leaves out messages of a consumer.
 func TestGapsAreNoticed(t *testing.T) {
 	t.Parallel()
-	w := &watch{kv: &kv{prefix: "$KV.prism.n.p."}, wake: make(chan struct{}, 1), keys: map[string]struct{}{}}
+	w := &watch{kv: &kv{prefix: "$KV.prism.n.p."}, Changes: wrap.NewChanges("", func() {})}
 	news := func(n int) *nats.Msg {
 		return &nats.Msg{Subject: "$KV.prism.n.p.k", Reply: fmt.Sprintf("$JS.ACK.KV_prism.c.1.%d.%d.1700000000000000000.0", 100+n, n), Sub: new(nats.Subscription)}
 	}

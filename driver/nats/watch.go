@@ -3,19 +3,17 @@ package nats
 import (
 	"context"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
 
 const (
-	maxPending = 4096 // keys that a watch remembers before it only knows that it has lost some
-
 	heartbeat   = time.Second      // of a consumer without news
 	silence     = 5 * heartbeat    // after which it is taken for lost
 	abandoned   = 30 * time.Second // after which the server drops a consumer that nobody hears
@@ -27,15 +25,16 @@ const (
 // Watch begins to watch: a consumer of the stream tells of each new message
 // without its data. When it is lost, another one is made, and then Lost told.
 func (k *kv) Watch(ctx context.Context, prefix string) (driver.Watch, error) {
-	w := &watch{kv: k, prefix: prefix, wake: make(chan struct{}, 1), keys: make(map[string]struct{})}
-	w.ctx, w.cancel = context.WithCancel(k.link.ctx)
+	w := &watch{kv: k}
+	live, cancel := context.WithCancel(k.link.ctx) //nolint:contextcheck // ctx bounds the beginning only
+	w.ctx, w.Changes = live, wrap.NewChanges(prefix, cancel)
 	f, err := w.follow(ctx)
 	if err != nil {
-		w.cancel()
+		cancel()
 		return nil, k.link.fail(ctx, err, false)
 	}
 	if err := k.link.work(func() { w.run(f) }); err != nil {
-		w.cancel()
+		cancel()
 		f.close()
 		return nil, k.link.fail(ctx, err, false)
 	}
@@ -53,18 +52,11 @@ func (l *link) work(run func()) error {
 	return nil
 }
 
-// watch collects changed keys until somebody takes them.
+// watch is one watch of a space.
 type watch struct {
-	kv     *kv
-	prefix string
-	wake   chan struct{}   // of capacity 1: there may be something to take
-	ctx    context.Context // ends with the watch
-	cancel context.CancelFunc
-
-	mu   sync.Mutex // guards what follows
-	keys map[string]struct{}
-	lost bool
-	err  error // why it has ended
+	*wrap.Changes
+	kv  *kv
+	ctx context.Context // ends with the watch
 }
 
 // run keeps the watch fed until it or the link ends.
@@ -72,13 +64,13 @@ func (w *watch) run(f *feed) {
 	for f != nil && f.wait(w.ctx) == nil {
 		f.close()
 		if f = w.again(w.ctx); f != nil {
-			w.lose()
+			w.Lose()
 		}
 	}
 	if f != nil {
 		f.close()
 	}
-	w.end(&lostError{cause: errClosed})
+	w.End(errs.Wrap(errClosed, errs.BackendUnavailable, "the backend cannot be reached"))
 }
 
 // again makes another feed, trying until the context ends.
@@ -202,8 +194,8 @@ func (f *feed) take(w *watch, m *nats.Msg) {
 		f.fail()
 		return
 	}
-	if key, ok := w.kv.key(m.Subject); ok && strings.HasPrefix(key, w.prefix) {
-		w.tell(key)
+	if key, ok := w.kv.key(m.Subject); ok {
+		w.Tell(key)
 	}
 }
 
@@ -259,85 +251,4 @@ func (f *feed) close() {
 	f.cancel()
 	_ = f.sub.Unsubscribe()
 	_ = f.session.nc.Publish(api+"CONSUMER.DELETE."+f.path, nil)
-}
-
-func (w *watch) tell(key string) {
-	w.mu.Lock()
-	switch {
-	case w.lost:
-	case len(w.keys) < maxPending:
-		w.keys[key] = struct{}{}
-	default:
-		w.lost = true
-		clear(w.keys)
-	}
-	w.mu.Unlock()
-	w.signal()
-}
-
-func (w *watch) lose() {
-	w.mu.Lock()
-	w.lost = true
-	clear(w.keys)
-	w.mu.Unlock()
-	w.signal()
-}
-
-func (w *watch) signal() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-// Next waits for changes.
-func (w *watch) Next(ctx context.Context) (driver.Change, error) {
-	for {
-		if reason, ended := endOf(ctx); ended {
-			return driver.Change{}, reason
-		}
-		if change, ok, err := w.take(); ok || err != nil {
-			return change, w.kv.link.fail(ctx, err, false)
-		}
-		select {
-		case <-w.wake:
-		case <-w.ctx.Done():
-		case <-ctx.Done():
-		}
-	}
-}
-
-// take returns what has been collected, if anything.
-func (w *watch) take() (change driver.Change, ok bool, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.err != nil {
-		return driver.Change{}, false, w.err
-	}
-	if len(w.keys) == 0 && !w.lost {
-		return driver.Change{}, false, nil
-	}
-	change.Lost = w.lost
-	change.Keys = make([]string, 0, len(w.keys))
-	for key := range w.keys {
-		change.Keys = append(change.Keys, key)
-	}
-	clear(w.keys)
-	w.lost = false
-	return change, true, nil
-}
-
-// Close ends the watch.
-func (w *watch) Close() error {
-	w.end(errs.Cancelled)
-	return nil
-}
-
-func (w *watch) end(reason error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.err == nil {
-		w.err = reason
-		w.cancel()
-	}
 }

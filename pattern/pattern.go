@@ -71,6 +71,23 @@ type Instance any
 type Call struct {
 	Subject        string // who calls; empty for an anonymous caller
 	IdempotencyKey string
+	Meter          Meter // set for batches; nil: nobody counts
+}
+
+// A Meter holds a caller to the namespace's rate.
+type Meter interface {
+	// Take takes n operations off the rate, or none and says why not.
+	Take(n int) error
+}
+
+// Charge takes the n operations that a batch holds off the namespace's rate.
+// Every method whose name ends in Batch calls it once, before any of them has
+// an effect; of all other methods a call is one operation.
+func (c *Call) Charge(n int) error {
+	if c.Meter == nil {
+		return nil
+	}
+	return c.Meter.Take(n)
 }
 
 // CallKey is the context key of a *Call.

@@ -3,6 +3,8 @@ package proxy
 import (
 	"container/list"
 	"context"
+	"math"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,22 +68,24 @@ func sameRate(a, b *rate.Limiter) bool {
 	return a == nil && b == nil || a != nil && b != nil && a.Limit() == b.Limit()
 }
 
-// checkRate takes one operation off the namespace's rate.
-func (l *limits) checkRate(m *method) error {
+// checkRate takes n operations off the namespace's rate, or none. It reserves
+// nothing: what waits for its turn would delay others that fit.
+func (l *limits) checkRate(m *method, n int, now time.Time) error {
 	limiter, what := l.reads, "reads"
 	if m.write() {
 		limiter, what = l.writes, "writes"
 	}
-	if limiter == nil {
+	if limiter == nil || limiter.AllowN(now, n) {
 		return nil
 	}
-	r := limiter.Reserve()
-	wait := r.Delay()
-	if wait == 0 {
-		return nil
+	if most := limiter.Burst(); n > most {
+		return errs.New(errs.PayloadTooLarge, "the namespace's limit of %v %s per second lets %d come at once and the batch has %d; send at most %d, or ask for a higher limit", limiter.Limit(), what, most, n, most).
+			With("limit", strconv.Itoa(most)).With("limit_of", "rate")
 	}
-	r.Cancel()
-	return errs.New(errs.RateLimited, "the namespace's limit of %v %s per second is reached; retry after the delay given, or ask for a higher limit", limiter.Limit(), what).WithRetry(wait)
+	missing := float64(n) - limiter.TokensAt(now)
+	// Up to the next microsecond: who is back a moment early would be refused.
+	wait := time.Duration(math.Ceil(missing/float64(limiter.Limit())*1e6)) * time.Microsecond
+	return errs.New(errs.RateLimited, "the namespace's limit of %v %s per second is reached; retry after the delay given, or ask for a higher limit", limiter.Limit(), what).WithRetry(max(wait, time.Microsecond))
 }
 
 // gate lets operations in, as many at once as the proxy and each namespace
@@ -98,10 +102,13 @@ type gate struct {
 }
 
 // enter lets one operation of a namespace in. If it has to wait, it calls
-// flush before. exit must follow unless there is an error.
+// flush before. exit must follow unless there is an error. How many operations
+// a batch is, its pattern says when it has looked at it: see call.Take.
 func (g *gate) enter(ctx context.Context, l *limits, from *source, m *method, flush func()) error {
-	if err := l.checkRate(m); err != nil {
-		return err
+	if !m.batch {
+		if err := l.checkRate(m, 1, time.Now()); err != nil {
+			return err
+		}
 	}
 	if m.bulk && g.nearlyFull(l) {
 		return errs.New(errs.Overloaded, "the namespace or the proxy is nearly at its limit of operations in flight, and operations that do the work of many are refused first; retry after the delay given").WithRetry(retryBusy)

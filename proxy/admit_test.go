@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -188,5 +189,64 @@ func TestRateLimit(t *testing.T) {
 	write := &method{name: "Store", class: 3}
 	if err := g.enter(context.Background(), l, &l.unary, write, nil); err != nil {
 		t.Errorf("a write under a limit of reads: %v", err)
+	}
+}
+
+// The advice is the real time: a moment before it the same request is refused,
+// at it the request is let in, and asking has cost nothing.
+func TestRateLimitAdvice(t *testing.T) {
+	t.Parallel()
+	for _, rps := range []int{30, 70, 1000, 9999, 123457} {
+		l := newLimits(rps, 0, 0)
+		burst := rps / 10
+		now := time.Now()
+		if err := l.checkRate(readMethod, burst, now); err != nil {
+			t.Fatalf("%d per second, the first %d: %v", rps, burst, err)
+		}
+		for _, n := range []int{1, 2, burst/2 + 1, burst} {
+			now = now.Add(time.Duration(n) * time.Nanosecond) // nothing comes out even
+			err := l.checkRate(readMethod, n, now)
+			wait := errs.From(err).Delay()
+			if !errors.Is(err, errs.RateLimited) || wait > time.Duration(n)*time.Second/time.Duration(rps)+time.Microsecond {
+				t.Fatalf("%d per second, %d at once: %v, wait %v", rps, n, err, wait)
+			}
+			for range 100 {
+				_ = l.checkRate(readMethod, n, now)
+			}
+			if early := now.Add(wait - 2*time.Microsecond); l.checkRate(readMethod, n, early) == nil {
+				t.Errorf("%d per second, %d at once: let in before %v", rps, n, wait)
+			}
+			now = now.Add(wait)
+			if err := l.checkRate(readMethod, n, now); err != nil {
+				t.Errorf("%d per second, %d at once: refused after the %v that it was told: %v", rps, n, wait, err)
+			}
+		}
+		err := l.checkRate(readMethod, burst+1, now.Add(time.Hour))
+		if e := errs.From(err); e.Reason != errs.PayloadTooLarge || e.Meta["limit"] != strconv.Itoa(burst) || e.Meta["limit_of"] != "rate" || e.Delay() != 0 {
+			t.Errorf("%d per second, one more than ever fit: %v %v", rps, err, e.Meta)
+		}
+		if err := l.checkRate(readMethod, burst, now.Add(time.Hour)); err != nil {
+			t.Errorf("%d per second, what just fits: %v", rps, err)
+		}
+	}
+}
+
+// Refused batches take nothing from those that come one by one.
+func TestRefusedBatchesCostNothing(t *testing.T) {
+	t.Parallel()
+	l, now := newLimits(1000, 0, 0), time.Now()
+	if err := l.checkRate(readMethod, 100, now); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 { // each time one comes in, a batch that needs 100 has been refused ten times
+		for range 10 {
+			if err := l.checkRate(readMethod, 100, now); err == nil {
+				t.Fatal("a batch was let in that does not fit")
+			}
+		}
+		now = now.Add(time.Millisecond)
+		if err := l.checkRate(readMethod, 1, now); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

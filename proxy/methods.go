@@ -27,6 +27,7 @@ type method struct {
 	class   accessv1.Class
 	timeout time.Duration
 	bulk    bool // does the work of many calls: shed first
+	batch   bool // its pattern charges the items to the rate
 }
 
 func (m *method) write() bool { return m.class != accessv1.Class_CLASS_READ }
@@ -71,7 +72,8 @@ func (k *kinds) read(kind int, service *grpc.ServiceDesc) (map[string]*method, e
 			return nil, fmt.Errorf("method %s has no access class", md.FullName())
 		}
 		m := &method{kind: kind, index: k.count, name: string(md.Name()), full: service.ServiceName + "/" + string(md.Name()), class: class}
-		m.bulk = md.IsStreamingServer() || strings.HasSuffix(m.name, "Batch")
+		m.batch = strings.HasSuffix(m.name, "Batch")
+		m.bulk = m.batch || md.IsStreamingServer()
 		if !md.IsStreamingServer() && !md.IsStreamingClient() {
 			m.timeout = unaryTimeout
 		}

@@ -50,6 +50,11 @@ type call struct {
 	cancel context.CancelFunc
 }
 
+var (
+	_ context.Context = (*call)(nil)
+	_ pattern.Meter   = (*call)(nil)
+)
+
 // serve takes a request through every step there is, in this order, and
 // nothing else may touch one. What each transport does before is to read the
 // selectors, and after to write the answer.
@@ -100,6 +105,9 @@ func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.In
 		return err
 	}
 	c.stamp(&c.authorized)
+	if c.method.batch {
+		c.Meter = c
+	}
 	defer p.dismiss(c)
 	if c.transport == overHTTP {
 		if err := p.admit(c); err != nil {
@@ -124,6 +132,9 @@ func (p *Proxy) admit(c *call) error {
 	c.stamp(&c.admitted)
 	return nil
 }
+
+// Take implements pattern.Meter.
+func (c *call) Take(n int) error { return c.target.limits.checkRate(c.method, n, time.Now()) }
 
 // dismiss gives a call's place back.
 func (p *Proxy) dismiss(c *call) {

@@ -183,7 +183,7 @@ func (a *app) delCommand() *cobra.Command {
 // deleteAll deletes what it can. It tells of each key that failed and returns
 // the first error.
 func deleteAll(ctx context.Context, kv *client.KeyValue, keys []string, errOut io.Writer) error {
-	const atOnce = 1000
+	atOnce := 1000
 	var failed []error
 	for len(keys) > 0 {
 		n := min(len(keys), atOnce)
@@ -196,6 +196,10 @@ func deleteAll(ctx context.Context, kv *client.KeyValue, keys []string, errOut i
 			}
 		}
 		results, err := kv.DeleteBatch(ctx, items)
+		if fit := fitting(err); fit > 0 && fit < atOnce {
+			atOnce = fit
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -213,6 +217,17 @@ func deleteAll(ctx context.Context, kv *client.KeyValue, keys []string, errOut i
 		fmt.Fprintln(errOut, "prismctl:", err)
 	}
 	return failed[0]
+}
+
+// fitting returns how many items the namespace's rate limit lets come at once,
+// if that is why a batch was refused; else 0.
+func fitting(err error) int {
+	e := errs.From(err)
+	if e == nil || e.Reason != errs.PayloadTooLarge || e.Meta["limit_of"] != "rate" {
+		return 0
+	}
+	n, _ := strconv.Atoi(e.Meta["limit"]) // 0 for what no proxy says
+	return n
 }
 
 // A changeRow is what is known after a write.

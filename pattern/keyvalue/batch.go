@@ -19,7 +19,7 @@ func (s *store) StoreBatch(ctx context.Context, r *keyvaluev1.StoreBatchRequest)
 	for _, it := range items {
 		size += len(it.GetKey()) + len(it.GetValue())
 	}
-	if err := checkBatch("items", len(items), size, func(i int) string { return items[i].GetKey() }); err != nil {
+	if err := admitBatch(ctx, "items", len(items), size, func(i int) string { return items[i].GetKey() }); err != nil {
 		return nil, err
 	}
 	res, err := s.applyAll(ctx, len(items), "StoreBatch", func(i int) (driver.Op, func() []byte, error) {
@@ -43,7 +43,7 @@ func (s *store) StoreBatch(ctx context.Context, r *keyvaluev1.StoreBatchRequest)
 // DeleteBatch implements keyvaluev1.KeyValueServer.
 func (s *store) DeleteBatch(ctx context.Context, r *keyvaluev1.DeleteBatchRequest) (*keyvaluev1.DeleteBatchResponse, error) {
 	items := r.GetItems()
-	if err := checkBatch("items", len(items), 0, func(i int) string { return items[i].GetKey() }); err != nil {
+	if err := admitBatch(ctx, "items", len(items), 0, func(i int) string { return items[i].GetKey() }); err != nil {
 		return nil, err
 	}
 	res, err := s.applyAll(ctx, len(items), "DeleteBatch", func(i int) (driver.Op, func() []byte, error) {
@@ -95,7 +95,7 @@ func (s *store) applyAll(ctx context.Context, n int, method string, item func(in
 // RetrieveBatch implements keyvaluev1.KeyValueServer.
 func (s *store) RetrieveBatch(ctx context.Context, r *keyvaluev1.RetrieveBatchRequest) (*keyvaluev1.RetrieveBatchResponse, error) {
 	keys := r.GetKeys()
-	if err := checkBatch("keys", len(keys), 0, func(i int) string { return keys[i] }); err != nil {
+	if err := admitBatch(ctx, "keys", len(keys), 0, func(i int) string { return keys[i] }); err != nil {
 		return nil, err
 	}
 	res := make([]driver.GetResult, len(keys))
@@ -177,6 +177,19 @@ func (s *store) getSome(ctx context.Context, keys []string, want driver.Want, re
 // maxViolations bounds how many repeated keys an answer lists: it goes into a
 // trailer, and many clients take only a few KiB of those.
 const maxViolations = 16
+
+// admitBatch checks a batch and charges its items to the namespace's rate. One
+// that is wrong costs as much as any other request that is.
+func admitBatch(ctx context.Context, field string, n, size int, key func(int) string) error {
+	wrong := checkBatch(field, n, size, key)
+	if wrong != nil {
+		n = 1
+	}
+	if err := pattern.CallOf(ctx).Charge(n); err != nil {
+		return err
+	}
+	return wrong
+}
 
 // checkBatch refuses a batch that is too large, or names a key twice. field is
 // the one that holds the items.

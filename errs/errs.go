@@ -124,8 +124,20 @@ var table = [reasons]row{
 	Unsupported:    {"UNSUPPORTED", codes.Unimplemented, http.StatusNotImplemented, RetryNever, "the backend lacks this ability"},
 }
 
-// defaultDelay is the advice of a RetryAfterDelay error that names no delay.
-const defaultDelay = time.Second
+// delays are the advice of RetryAfterDelay errors that name none: those that
+// know better say so. A place becomes free, or another proxy answers, within
+// milliseconds. A connection comes back soon after its backend; the drivers
+// try again after half a second at most. What needs a failover or a person
+// takes longer.
+var delays = [reasons]time.Duration{
+	RateLimited:        100 * time.Millisecond,
+	Overloaded:         50 * time.Millisecond,
+	SlowReader:         50 * time.Millisecond,
+	BackendUnavailable: 250 * time.Millisecond,
+	CircuitOpen:        250 * time.Millisecond,
+	Draining:           50 * time.Millisecond,
+	ReadOnly:           time.Second,
+}
 
 // String returns the reason's name on the wire, such as "KEY_NOT_FOUND".
 func (r Reason) String() string { return r.row().name }
@@ -255,8 +267,8 @@ func (e *Error) Delay() time.Duration {
 	if e.RetryAfter > 0 {
 		return e.RetryAfter
 	}
-	if e.Reason.Retry() == RetryAfterDelay {
-		return defaultDelay
+	if e.Reason < reasons {
+		return delays[e.Reason]
 	}
 	return 0
 }

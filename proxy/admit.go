@@ -14,14 +14,9 @@ import (
 	"github.com/prismgw/prism/errs"
 )
 
-const (
-	// maxWait is how long an operation waits for a place. It is short: who
-	// is not let in soon is told at once, and can go elsewhere.
-	maxWait = 5 * time.Millisecond
-
-	// retryBusy is the advice to those that are not let in.
-	retryBusy = 50 * time.Millisecond
-)
+// maxWait is how long an operation waits for a place. It is short: who is not
+// let in soon is told at once, and can go elsewhere.
+const maxWait = 5 * time.Millisecond
 
 // limits hold back what one namespace's callers may take from the others.
 // They outlive a configuration that does not change them.
@@ -111,7 +106,7 @@ func (g *gate) enter(ctx context.Context, l *limits, from *source, m *method, fl
 		}
 	}
 	if m.bulk && g.nearlyFull(l) {
-		return errs.New(errs.Overloaded, "the namespace or the proxy is nearly at its limit of operations in flight, and operations that do the work of many are refused first; retry after the delay given").WithRetry(retryBusy)
+		return errs.New(errs.Overloaded, "the namespace or the proxy is nearly at its limit of operations in flight, and operations that do the work of many are refused first; retry after the delay given")
 	}
 	if g.waiting.Load() == 0 && g.take(l) {
 		return nil
@@ -168,7 +163,7 @@ func (g *gate) wait(ctx context.Context, l *limits, from *source) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-t.C:
-		err = errs.New(errs.Overloaded, "no place became free: %d operations of the namespace are in flight; retry after the delay given, or ask for a higher limits.concurrency", l.inFlight.Load()).WithRetry(retryBusy)
+		err = errs.New(errs.Overloaded, "no place became free: %d operations of the namespace are in flight; retry after the delay given, or ask for a higher limits.concurrency", l.inFlight.Load())
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

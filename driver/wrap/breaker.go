@@ -2,6 +2,8 @@ package wrap
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -17,6 +19,8 @@ const (
 	breakWindow = 10 * time.Second // within this
 	breakRest   = 5 * time.Second  // then one call tries again
 
+	breakProbe = 100 * time.Millisecond // the advice to the others while it does
+
 	// breakSlow is how long a call that met its deadline must have taken to
 	// count: a caller's impatience says nothing about the backend.
 	breakSlow = time.Second
@@ -26,23 +30,30 @@ const (
 // errs.CircuitOpen at once until one of them, let through after a while,
 // succeeds. All spaces of a backend share one.
 type Breaker struct {
-	cb *gobreaker.TwoStepCircuitBreaker[any]
+	cb   *gobreaker.TwoStepCircuitBreaker[any]
+	rest atomic.Pointer[time.Time] // when the rest ends; set before a call is refused
 }
 
 // NewBreaker returns a closed breaker. changed, if it is not nil, is told when
 // it opens and closes.
 func NewBreaker(backend string, changed func(open bool)) *Breaker {
-	return &Breaker{cb: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+	b := new(Breaker)
+	b.cb = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name: backend, MaxRequests: 1, Interval: breakWindow, Timeout: breakRest,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
 			return c.ConsecutiveFailures >= breakInRow || c.Requests >= breakSample && c.TotalFailures*2 >= c.Requests
 		},
 		OnStateChange: func(_ string, _, to gobreaker.State) {
+			if to == gobreaker.StateOpen {
+				end := time.Now().Add(breakRest)
+				b.rest.Store(&end)
+			}
 			if changed != nil && to != gobreaker.StateHalfOpen {
 				changed(to == gobreaker.StateOpen)
 			}
 		},
-	})}
+	})
+	return b
 }
 
 // KV returns kv behind the breaker.
@@ -54,7 +65,7 @@ func (b *Breaker) KV(kv driver.KV) driver.KV {
 func (b *Breaker) enter(context.Context) (func(error), error) {
 	done, err := b.cb.Allow()
 	if err != nil {
-		return nil, errs.Wrap(err, errs.CircuitOpen, "the backend failed repeatedly and is given a rest of %s", breakRest).WithRetry(breakRest / 2)
+		return nil, errs.Wrap(err, errs.CircuitOpen, "the backend failed repeatedly and is given a rest of %s", breakRest).WithRetry(b.closed(err))
 	}
 	began := time.Now()
 	return func(err error) {
@@ -63,6 +74,15 @@ func (b *Breaker) enter(context.Context) (func(error), error) {
 		}
 		done(err)
 	}, nil
+}
+
+// closed returns how long no call is let through: until the rest ends, or a
+// while that a probe may take.
+func (b *Breaker) closed(refusal error) time.Duration {
+	if end := b.rest.Load(); end != nil && errors.Is(refusal, gobreaker.ErrOpenState) {
+		return max(time.Until(*end), 0) + time.Millisecond // the breaker's clock may be a little late
+	}
+	return breakProbe
 }
 
 // unwell reports whether an error may mean that the backend is ill.

@@ -35,7 +35,7 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 		}
 		for name, err := range each(t.Context(), kv, "k") {
 			e := errs.From(err)
-			if e.Reason != errs.CircuitOpen || e.Delay() <= 0 || e.Delay() > 5*time.Second {
+			if e.Reason != errs.CircuitOpen || e.Delay() < 5*time.Second || e.Delay() > 5*time.Second+time.Millisecond {
 				t.Errorf("%s: %v, retry after %v", name, err, e.Delay())
 			}
 		}
@@ -97,6 +97,46 @@ func TestBreakerProbesOnce(t *testing.T) {
 		close(let)
 		if err := <-probe; err != nil || b.calls.Load() != 6 {
 			t.Errorf("%v after %d calls", err, b.calls.Load())
+		}
+	})
+}
+
+// A call that is refused is told when the backend is tried again: whoever
+// comes then is let through, and beside a probe it is soon.
+func TestBreakerAdvice(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		let := make(chan struct{})
+		b := newBroken(t, func(_ context.Context, n int64, _ string) error {
+			if n > 5 {
+				<-let
+			}
+			return errs.BackendUnavailable
+		})
+		kv := wrap.NewBreaker("b", nil).KV(b)
+		for range 5 {
+			_ = put(t.Context(), kv, "k")
+		}
+		time.Sleep(3700 * time.Millisecond)
+		wait := errs.From(put(t.Context(), kv, "k")).Delay()
+		if wait < 1300*time.Millisecond || wait > 1310*time.Millisecond {
+			t.Errorf("told to wait %v 1.3 s before the rest ends", wait)
+		}
+		time.Sleep(wait)
+		probe := make(chan error)
+		go func() { probe <- put(t.Context(), kv, "k") }()
+		synctest.Wait()
+		if n := b.calls.Load(); n != 6 {
+			t.Errorf("the backend was called %d times: nobody was let through after %v", n, wait)
+		}
+		err := put(t.Context(), kv, "k")
+		if wait := errs.From(err).Delay(); !errors.Is(err, errs.CircuitOpen) || wait <= 0 || wait > 200*time.Millisecond {
+			t.Errorf("beside the probe: %v, retry after %v", err, wait)
+		}
+		close(let)
+		<-probe
+		if wait := errs.From(put(t.Context(), kv, "k")).Delay(); wait < 5*time.Second || wait > 5*time.Second+time.Millisecond {
+			t.Errorf("told to wait %v after a probe that failed", wait)
 		}
 	})
 }

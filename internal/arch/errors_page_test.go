@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -39,7 +40,7 @@ func TestErrorsPage(t *testing.T) {
 }
 
 var (
-	factsLine = regexp.MustCompile("^\ngRPC `([A-Z_]+)` · HTTP ([0-9]{3})(?: \\([^)]+\\))? · retry: ([a-z ]+)\n\n[^*\n]")
+	factsLine = regexp.MustCompile("^\ngRPC `([A-Z_]+)` · HTTP ([0-9]{3})(?: \\([^)]+\\))? · retry: ([a-z ]+?)(?: \\(([0-9]+ m?s)\\))?\n\n[^*\n]")
 	retries   = map[string]errs.Retry{"never": errs.RetryNever, "after delay": errs.RetryAfterDelay, "if safe": errs.RetryIfSafe}
 )
 
@@ -59,6 +60,14 @@ func checkSection(t *testing.T, r errs.Reason, body string) {
 	}
 	if retry, known := retries[facts[3]]; !known || retry != r.Retry() {
 		t.Errorf("%s: the page says retry %q, the code says otherwise", r.String(), facts[3])
+	}
+	// Of these two the proxy always knows the delay.
+	want := errs.From(r).Delay()
+	if r == errs.RateLimited || r == errs.CircuitOpen {
+		want = 0
+	}
+	if delay, _ := time.ParseDuration(strings.ReplaceAll(facts[4], " ", "")); delay != want {
+		t.Errorf("%s: the page says to wait %q, the code %v", r.String(), facts[4], want)
 	}
 	for _, part := range []string{"\n**What to do.** ", "\n**Example.** "} {
 		if !strings.Contains(body, part) {

@@ -31,6 +31,7 @@ type backend struct {
 	conn driver.Conn
 	log  *slog.Logger
 
+	series  *backendSeries
 	breaker *wrap.Breaker
 	retrier *wrap.Retrier
 	limiter *wrap.Limiter
@@ -78,8 +79,9 @@ func (p *pool) take(doc *namespace.Backend) (*backend, error) {
 	name := doc.Spec.GetName()
 	b := &backend{name: name, key: key, conn: conn, log: p.log, users: 1, stop: stop, done: make(chan struct{}), since: time.Now()}
 	b.retrier, b.limiter = wrap.NewRetrier(), wrap.NewLimiter(maxBackendCalls)
-	b.breaker = wrap.NewBreaker(name, func(open bool) { p.metrics.breaker(name, open) })
-	p.metrics.breaker(name, false)
+	b.series = p.metrics.holdBackend(name)
+	b.breaker = wrap.NewBreaker(name, b.series.breaker)
+	b.series.breaker(false)
 	p.all[key] = b
 	go b.watch(ctx)
 	return b, nil
@@ -103,7 +105,7 @@ func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
 		}
 		out.KV = wrap.Once(out.KV, records.KV, p.now)
 	}
-	out.KV = wrap.Observe(out.KV, b.name, p.metrics.backend(b.name, b.log))
+	out.KV = wrap.Observe(out.KV, b.name, &backendObserver{b.series, b.log})
 	return out, nil
 }
 
@@ -124,6 +126,7 @@ func (p *pool) release(b *backend) {
 	if err := b.conn.Close(); err != nil {
 		p.log.Warn("backend did not close cleanly", "backend", b.name, "error", err)
 	}
+	b.series.drop()
 }
 
 // watch keeps asking whether the backend answers.

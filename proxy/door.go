@@ -32,6 +32,9 @@ func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandle
 			p.metrics.open(m, -1)
 		}
 		p.metrics.count(c.target, m, overGRPC, c.start, err)
+		if c.target != nil {
+			c.target.counters.drop()
+		}
 		return p.status(c, err)
 	}
 }
@@ -59,10 +62,11 @@ func (d *door) open() error {
 	snapshot := d.proxy.current()
 	defer snapshot.release()
 	t, err := snapshot.resolve(&c.selectors, c.method)
-	c.target = t
 	if err != nil {
 		return err
 	}
+	c.target = t
+	t.counters.hold() // the configuration may go before the stream
 	if err := t.authenticate(&c.selectors); err != nil {
 		return err
 	}
@@ -101,8 +105,8 @@ func (d *door) Enter(ctx context.Context, e pattern.Entry) (pattern.Ticket, erro
 		}
 	}
 	if err != nil {
-		snapshot.release()
 		d.proxy.metrics.count(target, m, overPipeline, now, err)
+		snapshot.release()
 		if span != nil {
 			end(span, err)
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,13 @@ func (h *histogram) with(values ...string) *durations {
 		h.all[key] = d
 	}
 	return d
+}
+
+// remove deletes the series whose first label has this value.
+func (h *histogram) remove(value string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.all, func(key [2]string, _ *durations) bool { return key[0] == value })
 }
 
 // Describe implements prometheus.Collector.

@@ -1,16 +1,12 @@
 package proxy
 
 import (
-	"context"
-	"log/slog"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"google.golang.org/grpc/codes"
 
-	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -41,6 +37,11 @@ type metrics struct {
 	failures *prometheus.CounterVec
 	breakers *prometheus.GaugeVec
 	nowhere  *counters // requests that reached no namespace
+	methods  []*method // by index
+
+	mu       sync.Mutex // guards the fields below, and who holds what is in them
+	patterns map[patternName]*counters
+	backends map[string]*backendSeries
 }
 
 func newMetrics(k *kinds) *metrics {
@@ -66,30 +67,18 @@ func newMetrics(k *kinds) *metrics {
 	}
 	seconds := newHistogram("prism_request_duration_seconds", "Time from the arrival of an operation to its answer.",
 		[2]string{"kind", "method"})
-	m.seconds = make([]*durations, k.count)
+	m.patterns, m.backends = map[patternName]*counters{}, map[string]*backendSeries{}
+	m.seconds, m.methods = make([]*durations, k.count), make([]*method, k.count)
 	for i, methods := range k.methods {
 		for _, md := range methods {
+			m.methods[md.index] = md
 			m.seconds[md.index] = seconds.with(k.all[i].Name, md.name)
 		}
 	}
 	m.registry.MustRegister(m.requests, seconds, m.streams, m.reloads, m.calls, m.failures, m.breakers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.nowhere = m.counters("", "", k.count)
+	m.nowhere = m.hold("", "")
 	return m
-}
-
-// counters are the counters of one pattern of one namespace. They are made
-// when they first count, so that ten thousand idle namespaces cost little.
-type counters struct {
-	namespace, pattern string
-	vec                *prometheus.CounterVec
-	rows               []atomic.Pointer[counterRow] // by method and transport
-}
-
-type counterRow [codesCount]atomic.Pointer[prometheus.Counter]
-
-func (m *metrics) counters(namespace, pattern string, methods int) *counters {
-	return &counters{namespace: namespace, pattern: pattern, vec: m.requests, rows: make([]atomic.Pointer[counterRow], methods*int(transports))}
 }
 
 // count takes note of one operation's end; t is nil if it reached no namespace.
@@ -106,60 +95,5 @@ func (m *metrics) count(t *target, md *method, via transport, start time.Time, e
 	m.seconds[md.index].observe(time.Since(start))
 }
 
-func (c *counters) add(m *method, via transport, code int) {
-	slot := &c.rows[m.index*int(transports)+int(via)]
-	row := slot.Load()
-	if row == nil {
-		slot.CompareAndSwap(nil, new(counterRow))
-		row = slot.Load()
-	}
-	cell := row[code].Load()
-	if cell == nil {
-		made := c.vec.WithLabelValues(c.namespace, c.pattern, m.name, via.String(), codes.Code(code).String())
-		cell = &made
-		row[code].Store(cell)
-	}
-	(*cell).Inc()
-}
-
 // open counts a stream in (1) or out (-1).
 func (m *metrics) open(md *method, by float64) { m.streams.WithLabelValues(md.name).Add(by) }
-
-// breaker takes note of a circuit that opened or closed.
-func (m *metrics) breaker(backend string, open bool) {
-	v := 0.0
-	if open {
-		v = 1
-	}
-	m.breakers.WithLabelValues(backend).Set(v)
-}
-
-// backendMetrics are those of the calls to one backend.
-type backendMetrics struct {
-	metrics *metrics
-	name    string
-	log     *slog.Logger
-	seconds map[string]*durations // by operation; never changed
-}
-
-var _ wrap.Observer = (*backendMetrics)(nil)
-
-func (m *metrics) backend(name string, log *slog.Logger) *backendMetrics {
-	b := &backendMetrics{metrics: m, name: name, log: log, seconds: make(map[string]*durations)}
-	for _, op := range []string{"get", "get_many", "apply", "scan"} {
-		b.seconds[op] = m.calls.with(name, op)
-	}
-	return b
-}
-
-// Observe implements wrap.Observer.
-func (b *backendMetrics) Observe(ctx context.Context, operation string, _ int, began time.Time, failures []error) {
-	traceBackend(ctx, b.name, operation, began, failures)
-	b.seconds[operation].observe(time.Since(began))
-	for _, err := range failures {
-		if errs.ReasonOf(err) == errs.Internal {
-			b.log.LogAttrs(ctx, slog.LevelError, "backend failed", slog.String("backend", b.name), slog.String("operation", operation), slog.Any("error", err))
-		}
-		b.metrics.failures.WithLabelValues(b.name, operation, errs.ReasonOf(err).String()).Inc()
-	}
-}

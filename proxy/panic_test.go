@@ -18,11 +18,11 @@ func TestPanicEndsOnlyItsCall(t *testing.T) {
 	}
 	t.Cleanup(p.closeBackends)
 	m := &method{name: "Retrieve", class: 1}
-	to := &target{anonymous: namespace.AnonymousReadWrite, limits: newLimits(0, 0, 1), counters: p.metrics.counters("n", "p", 1)}
+	p.metrics.methods, p.metrics.seconds = []*method{m}, []*durations{newHistogram("h", "", [2]string{"a", "b"}).with("", "")}
+	to := &target{anonymous: namespace.AnonymousReadWrite, limits: newLimits(0, 0, 1), counters: p.metrics.hold("n", "p")}
 	s := newSnapshot()
 	s.namespaces["n"] = &tenant{plan: &namespace.Placement{Name: "n"}, kinds: [][]*target{{to}}}
 	p.snapshot.Store(s)
-	p.metrics.seconds = append(p.metrics.seconds, newHistogram("h", "", [2]string{"a", "b"}).with("", ""))
 	c := &call{Context: t.Context(), method: m, transport: overHTTP, selectors: selectors{namespace: "n"}}
 	err = p.serve(c, func(context.Context, pattern.Instance) error { panic("made up") })
 	if errs.ReasonOf(err) != errs.Internal {

@@ -36,6 +36,7 @@ type call struct {
 	transport transport
 	selectors selectors
 
+	snapshot *snapshot
 	target   *target
 	message  message
 	inside   bool      // it has a place
@@ -69,6 +70,9 @@ func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.In
 	}
 	err := p.survive(c, run)
 	p.metrics.count(c.target, c.method, c.transport, c.start, err)
+	if c.snapshot != nil { // not before, or it could be the end of what is counted in
+		c.snapshot.release()
+	}
 	if span != nil {
 		end(span, err)
 	}
@@ -90,9 +94,8 @@ func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.In
 	if err := c.selectors.check(); err != nil {
 		return err
 	}
-	snapshot := p.current()
-	defer snapshot.release()
-	t, err := snapshot.resolve(&c.selectors, c.method)
+	c.snapshot = p.current()
+	t, err := c.snapshot.resolve(&c.selectors, c.method)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,9 @@ type snapshot struct {
 	free   func()
 	closed sync.Once
 	freed  chan struct{} // closed when its backends have been given back
-	timer  *time.Timer   // since it was replaced
+	counts []*counters   // of its patterns; given back when no call is left
+	ended  sync.Once
+	timer  *time.Timer // since it was replaced
 }
 
 // newSnapshot returns an empty configuration.
@@ -69,10 +71,21 @@ func (p *Proxy) current() *snapshot {
 // release ends a use. Closing backends takes time, which no call should spend.
 func (s *snapshot) release() {
 	if s.users.Add(-1) == 0 {
-		go s.close()
+		go s.end()
 	}
 }
 
+// end gives back all that a configuration without users holds.
+func (s *snapshot) end() {
+	s.close()
+	s.ended.Do(func() {
+		for _, c := range s.counts {
+			c.drop()
+		}
+	})
+}
+
+// close gives back its backends, whether or not calls still use them.
 func (s *snapshot) close() {
 	s.closed.Do(func() {
 		s.free()
@@ -85,7 +98,7 @@ func (s *snapshot) close() {
 func (s *snapshot) retire() {
 	s.timer = time.AfterFunc(closeAfter, s.close)
 	if s.users.Add(-1) == 0 {
-		s.close()
+		s.end()
 	}
 }
 
@@ -176,7 +189,7 @@ func (p *Proxy) prepare(files []namespace.File) (_ *snapshot, err error) {
 	}
 	defer func() {
 		if err != nil {
-			s.free()
+			s.end()
 		}
 	}()
 	set, plan, err := namespace.Load(p.opts.catalog(func(doc *namespace.Backend) (driver.Conn, error) {
@@ -207,11 +220,8 @@ func (p *Proxy) addTenant(s *snapshot, plan *namespace.Placement) error {
 	for i := range plan.Patterns {
 		pp := &plan.Patterns[i]
 		one := &target{name: pp.Name, anonymous: plan.Anonymous, limits: l}
-		if old := p.snapshot.Load().target(plan.Name, p.kinds.byName[pp.Kind], pp.Name); old != nil {
-			one.counters = old.counters
-		} else {
-			one.counters = p.metrics.counters(plan.Name, pp.Name, p.kinds.count)
-		}
+		one.counters = p.metrics.hold(plan.Name, pp.Name)
+		s.counts = append(s.counts, one.counters)
 		config := pattern.Config{Namespace: plan.Name, Name: pp.Name, Settings: pp.Settings, Slots: map[string]pattern.Filled{}, Now: p.opts.Now}
 		for k := range pp.Slots {
 			sp := &pp.Slots[k]
@@ -232,20 +242,6 @@ func (p *Proxy) addTenant(s *snapshot, plan *namespace.Placement) error {
 	}
 	s.open = s.open && plan.Anonymous != namespace.AnonymousDeny
 	s.namespaces[plan.Name] = t
-	return nil
-}
-
-// target returns one pattern of a namespace, nil if there is none.
-func (s *snapshot) target(namespace string, kind int, name string) *target {
-	t := s.namespaces[namespace]
-	if t == nil {
-		return nil
-	}
-	for _, one := range t.kinds[kind] {
-		if one.name == name {
-			return one
-		}
-	}
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -27,7 +26,7 @@ import (
 // that a key can hold anything.
 type httpServer struct {
 	proxy   *Proxy
-	hosts   []string
+	hosts   hosts
 	origins []string
 	routes  map[routeKey]*route
 }
@@ -40,7 +39,7 @@ type route struct {
 }
 
 func newHTTPServer(p *Proxy) *httpServer {
-	s := &httpServer{proxy: p, hosts: p.opts.HTTPHosts, origins: p.opts.CORSOrigins, routes: make(map[routeKey]*route)}
+	s := &httpServer{proxy: p, hosts: hosts{names: p.opts.HTTPHosts}, origins: p.opts.CORSOrigins, routes: make(map[routeKey]*route)}
 	for i := range p.kinds.all {
 		k := &p.kinds.all[i]
 		for _, r := range k.Routes {
@@ -92,7 +91,7 @@ func (s *httpServer) serve(out *timedWriter, r *http.Request, c *call) {
 // guard refuses what a web page could have been made to send: Prism on
 // loopback must not be driven by a site that its user looks at.
 func (s *httpServer) guard(w http.ResponseWriter, r *http.Request) error {
-	if !s.knownHost(r) {
+	if !s.hosts.known(r) {
 		return errs.New(errs.Forbidden, "the Host %q is none of this proxy's; use its address, or name the host in --http-host", r.Host)
 	}
 	origin := r.Header.Get("Origin")
@@ -115,26 +114,6 @@ func (s *httpServer) guard(w http.ResponseWriter, r *http.Request) error {
 		h.Set("Access-Control-Max-Age", "600")
 	}
 	return nil
-}
-
-// knownHost reports whether the Host is loopback, the listener's own address
-// or one that the operator named. A name that a foreign DNS made to point here
-// is none of these.
-func (s *httpServer) knownHost(r *http.Request) bool {
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.Trim(host, "[]")
-	if strings.EqualFold(host, "localhost") || slices.ContainsFunc(s.hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
-		return true
-	}
-	ip := net.ParseIP(host)
-	if ip == nil {
-		return false
-	}
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	return ip.IsLoopback() || ok && local.IP.Equal(ip)
 }
 
 // routed is a route with the item that the path names.

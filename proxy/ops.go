@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,7 +23,21 @@ func (p *Proxy) newOps() http.Handler {
 	})
 	mux.HandleFunc("GET /readyz", p.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics.registry, promhttp.HandlerOpts{}))
-	return mux
+	return guardOps(hosts{names: p.opts.OpsHosts, anyIP: true}, mux)
+}
+
+// guardOps serves only hosts that are known. Whoever scrapes or probes by
+// address is served whatever it is, since here it may be translated on the
+// way. Cross-site requests are let through: a link in a dashboard is one, and
+// no page of another site can read the answer.
+func guardOps(known hosts, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !known.known(r) {
+			http.Error(w, fmt.Sprintf("the Host %.100q is none of this proxy's; use its IP address, or name the host in --ops-host", r.Host), http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // readiness is what /readyz says.

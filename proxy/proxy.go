@@ -33,6 +33,7 @@ type Options struct {
 	GRPC, HTTP, Ops net.Listener // nil: not served
 
 	HTTPHosts   []string // Host headers that are accepted beside loopback and the listener's address
+	OpsHosts    []string // the same on the operations port, where every IP address is accepted
 	CORSOrigins []string // origins of web pages that may call
 
 	Loopback             bool          // every listener is loopback or a Unix socket

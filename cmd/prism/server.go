@@ -27,6 +27,7 @@ type serverFlags struct {
 	grpc, http, ops string
 	readyFile       string
 	httpHosts       []string
+	opsHosts        []string
 	corsOrigins     []string
 	anonymousWrites bool
 	lameDuck        time.Duration
@@ -44,6 +45,7 @@ func (f *serverFlags) add(fs *pflag.FlagSet, lameDuck time.Duration) {
 	fs.StringVar(&f.ops, "ops-addr", "127.0.0.1:8982", "listener of /healthz, /readyz and /metrics")
 	fs.StringVar(&f.readyFile, "ready-file", "", "write the listeners' addresses there as JSON, once ready")
 	fs.StringSliceVar(&f.httpHosts, "http-host", nil, "Host header to accept beside loopback and the listener's own address")
+	fs.StringSliceVar(&f.opsHosts, "ops-host", nil, "Host header to accept on the operations listener beside localhost and IP addresses")
 	fs.StringSliceVar(&f.corsOrigins, "cors-origin", nil, "origin of web pages that may call, such as https://app.example.com")
 	fs.BoolVar(&f.anonymousWrites, "allow-anonymous-writes", false, "serve namespaces with anonymous: read_write beyond loopback")
 	fs.DurationVar(&f.lameDuck, "lame-duck", lameDuck, "when stopping: time between not ready and the end of intake")
@@ -90,7 +92,7 @@ type server struct {
 // newServer opens the listeners and makes the proxy; nothing is served yet.
 func newServer(ctx context.Context, f *serverFlags, log *slog.Logger) (*server, error) {
 	o := proxy.Options{
-		Drivers: drivers(), Kinds: patterns(), Log: log, HTTPHosts: f.httpHosts, CORSOrigins: f.corsOrigins,
+		Drivers: drivers(), Kinds: patterns(), Log: log, HTTPHosts: f.httpHosts, OpsHosts: f.opsHosts, CORSOrigins: f.corsOrigins,
 		AllowAnonymousWrites: f.anonymousWrites, ConnectionAge: f.connectionAge, MaxInFlight: f.maxInFlight, LameDuck: f.lameDuck, DrainTime: f.drain,
 	}
 	var open []net.Listener

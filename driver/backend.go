@@ -76,7 +76,8 @@ func (c *Config) Logger() *slog.Logger {
 }
 
 // Credentials returns the user and the password to log in with. It is asked
-// for each new connection, so that rotated credentials are picked up.
+// for each new connection, so that rotated credentials are picked up. While it
+// fails, operations that need one answer errs.CredentialsUnavailable.
 type Credentials func(ctx context.Context) (user string, password Secret, err error)
 
 // A Secret is a string that no log, error or format verb shows.

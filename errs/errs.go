@@ -60,6 +60,7 @@ const (
 	Overloaded
 	SlowReader
 	BackendUnavailable
+	CredentialsUnavailable
 	CircuitOpen
 	Draining
 	ReadOnly
@@ -91,32 +92,33 @@ type row struct {
 
 // table is the contract: one row per reason, in the order of the constants.
 var table = [reasons]row{
-	Unknown:              {"UNKNOWN", codes.Unknown, http.StatusInternalServerError, RetryIfSafe, "an error without a reason"},
-	Internal:             {"INTERNAL", codes.Internal, http.StatusInternalServerError, RetryIfSafe, "internal error; the cause is in the proxy's log under this request id"},
-	KeyNotFound:          {"KEY_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such key"},
-	NamespaceNotFound:    {"NAMESPACE_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such namespace"},
-	PatternNotFound:      {"PATTERN_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "the namespace has no such pattern"},
-	InvalidField:         {"INVALID_FIELD", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a field of the request is invalid"},
-	InvalidKey:           {"INVALID_KEY", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a key is 1 to 1,024 bytes of UTF-8 without NUL"},
-	InvalidCursor:        {"INVALID_CURSOR", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "the cursor is not one that this namespace and prefix gave out; scan from the beginning"},
-	InvalidConfiguration: {"INVALID_CONFIGURATION", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "the configuration is invalid"},
-	PayloadTooLarge:      {"PAYLOAD_TOO_LARGE", codes.InvalidArgument, http.StatusRequestEntityTooLarge, RetryNever, "the payload is over the limit"},
-	AlreadyExists:        {"ALREADY_EXISTS", codes.AlreadyExists, http.StatusConflict, RetryNever, "the key exists already"},
-	VersionMismatch:      {"VERSION_MISMATCH", codes.Aborted, http.StatusConflict, RetryNever, "the key does not have this version; read it again and decide anew"},
-	NotANumber:           {"NOT_A_NUMBER", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the value is not a whole number in decimal"},
-	OutOfRange:           {"OUT_OF_RANGE", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the sum does not fit 64 bits"},
-	WrongType:            {"WRONG_TYPE", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the backend holds data of another type under this key"},
-	StaleCursor:          {"STALE_CURSOR", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the cursor is too old, or the backend behind it has changed; scan from the beginning"},
-	IdempotencyMismatch:  {"IDEMPOTENCY_MISMATCH", codes.FailedPrecondition, http.StatusConflict, RetryNever, "this idempotency key was used for another request; use a new one for each request"},
-	Unauthenticated:      {"UNAUTHENTICATED", codes.Unauthenticated, http.StatusUnauthorized, RetryNever, "the caller is not known"},
-	Forbidden:            {"FORBIDDEN", codes.PermissionDenied, http.StatusForbidden, RetryNever, "the caller may not do this"},
-	RateLimited:          {"RATE_LIMITED", codes.ResourceExhausted, http.StatusTooManyRequests, RetryAfterDelay, "the namespace's rate limit is reached"},
-	Overloaded:           {"OVERLOADED", codes.ResourceExhausted, http.StatusTooManyRequests, RetryAfterDelay, "too many calls are in flight"},
-	SlowReader:           {"SLOW_READER", codes.ResourceExhausted, http.StatusTooManyRequests, RetryAfterDelay, "the client does not read its answers"},
-	BackendUnavailable:   {"BACKEND_UNAVAILABLE", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "the backend cannot be reached"},
-	CircuitOpen:          {"CIRCUIT_OPEN", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "the backend failed repeatedly and is given a rest"},
-	Draining:             {"DRAINING", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "this proxy is shutting down; another one will answer"},
-	ReadOnly:             {"READ_ONLY", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "the backend takes no writes at the moment"},
+	Unknown:                {"UNKNOWN", codes.Unknown, http.StatusInternalServerError, RetryIfSafe, "an error without a reason"},
+	Internal:               {"INTERNAL", codes.Internal, http.StatusInternalServerError, RetryIfSafe, "internal error; the cause is in the proxy's log under this request id"},
+	KeyNotFound:            {"KEY_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such key"},
+	NamespaceNotFound:      {"NAMESPACE_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such namespace"},
+	PatternNotFound:        {"PATTERN_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "the namespace has no such pattern"},
+	InvalidField:           {"INVALID_FIELD", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a field of the request is invalid"},
+	InvalidKey:             {"INVALID_KEY", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a key is 1 to 1,024 bytes of UTF-8 without NUL"},
+	InvalidCursor:          {"INVALID_CURSOR", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "the cursor is not one that this namespace and prefix gave out; scan from the beginning"},
+	InvalidConfiguration:   {"INVALID_CONFIGURATION", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "the configuration is invalid"},
+	PayloadTooLarge:        {"PAYLOAD_TOO_LARGE", codes.InvalidArgument, http.StatusRequestEntityTooLarge, RetryNever, "the payload is over the limit"},
+	AlreadyExists:          {"ALREADY_EXISTS", codes.AlreadyExists, http.StatusConflict, RetryNever, "the key exists already"},
+	VersionMismatch:        {"VERSION_MISMATCH", codes.Aborted, http.StatusConflict, RetryNever, "the key does not have this version; read it again and decide anew"},
+	NotANumber:             {"NOT_A_NUMBER", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the value is not a whole number in decimal"},
+	OutOfRange:             {"OUT_OF_RANGE", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the sum does not fit 64 bits"},
+	WrongType:              {"WRONG_TYPE", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the backend holds data of another type under this key"},
+	StaleCursor:            {"STALE_CURSOR", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the cursor is too old, or the backend behind it has changed; scan from the beginning"},
+	IdempotencyMismatch:    {"IDEMPOTENCY_MISMATCH", codes.FailedPrecondition, http.StatusConflict, RetryNever, "this idempotency key was used for another request; use a new one for each request"},
+	Unauthenticated:        {"UNAUTHENTICATED", codes.Unauthenticated, http.StatusUnauthorized, RetryNever, "the caller is not known"},
+	Forbidden:              {"FORBIDDEN", codes.PermissionDenied, http.StatusForbidden, RetryNever, "the caller may not do this"},
+	RateLimited:            {"RATE_LIMITED", codes.ResourceExhausted, http.StatusTooManyRequests, RetryAfterDelay, "the namespace's rate limit is reached"},
+	Overloaded:             {"OVERLOADED", codes.ResourceExhausted, http.StatusTooManyRequests, RetryAfterDelay, "too many calls are in flight"},
+	SlowReader:             {"SLOW_READER", codes.ResourceExhausted, http.StatusTooManyRequests, RetryAfterDelay, "the client does not read its answers"},
+	BackendUnavailable:     {"BACKEND_UNAVAILABLE", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "the backend cannot be reached"},
+	CredentialsUnavailable: {"CREDENTIALS_UNAVAILABLE", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "the credentials for the backend cannot be read"},
+	CircuitOpen:            {"CIRCUIT_OPEN", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "the backend failed repeatedly and is given a rest"},
+	Draining:               {"DRAINING", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "this proxy is shutting down; another one will answer"},
+	ReadOnly:               {"READ_ONLY", codes.Unavailable, http.StatusServiceUnavailable, RetryAfterDelay, "the backend takes no writes at the moment"},
 	// ABORTED rather than UNAVAILABLE: generic clients repeat UNAVAILABLE by themselves.
 	OutcomeUnknown: {"OUTCOME_UNKNOWN", codes.Aborted, http.StatusServiceUnavailable, RetryIfSafe, "the write was sent and not answered: it may or may not have happened; read before you repeat it"},
 	Deadline:       {"DEADLINE", codes.DeadlineExceeded, http.StatusGatewayTimeout, RetryIfSafe, "the deadline passed; a write may still happen"},
@@ -130,13 +132,14 @@ var table = [reasons]row{
 // try again after half a second at most. What needs a failover or a person
 // takes longer.
 var delays = [reasons]time.Duration{
-	RateLimited:        100 * time.Millisecond,
-	Overloaded:         50 * time.Millisecond,
-	SlowReader:         50 * time.Millisecond,
-	BackendUnavailable: 250 * time.Millisecond,
-	CircuitOpen:        250 * time.Millisecond,
-	Draining:           50 * time.Millisecond,
-	ReadOnly:           time.Second,
+	RateLimited:            100 * time.Millisecond,
+	Overloaded:             50 * time.Millisecond,
+	SlowReader:             50 * time.Millisecond,
+	BackendUnavailable:     250 * time.Millisecond,
+	CredentialsUnavailable: time.Second,
+	CircuitOpen:            250 * time.Millisecond,
+	Draining:               50 * time.Millisecond,
+	ReadOnly:               time.Second,
 }
 
 // String returns the reason's name on the wire, such as "KEY_NOT_FOUND".

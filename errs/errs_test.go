@@ -49,6 +49,7 @@ var contract = []struct {
 	{errs.Overloaded, "OVERLOADED", codes.ResourceExhausted, 429, errs.RetryAfterDelay},
 	{errs.SlowReader, "SLOW_READER", codes.ResourceExhausted, 429, errs.RetryAfterDelay},
 	{errs.BackendUnavailable, "BACKEND_UNAVAILABLE", codes.Unavailable, 503, errs.RetryAfterDelay},
+	{errs.CredentialsUnavailable, "CREDENTIALS_UNAVAILABLE", codes.Unavailable, 503, errs.RetryAfterDelay},
 	{errs.CircuitOpen, "CIRCUIT_OPEN", codes.Unavailable, 503, errs.RetryAfterDelay},
 	{errs.Draining, "DRAINING", codes.Unavailable, 503, errs.RetryAfterDelay},
 	{errs.ReadOnly, "READ_ONLY", codes.Unavailable, 503, errs.RetryAfterDelay},

@@ -28,7 +28,7 @@ const maxSize = 64 << 10
 // The text is "user:password", or a password alone, and the user is empty
 // then. A password that holds a colon is written with its user, or with a
 // colon before it. One line break at the end does not count. A secret that
-// cannot be read is errs.BackendUnavailable: it may be there a moment later.
+// cannot be read is errs.CredentialsUnavailable: it may be there a moment later.
 //
 // A Source may be called from several goroutines at once. A context that has
 // ended is refused; a call that has begun reads one local file and no more.
@@ -58,7 +58,7 @@ func Resolve(ref string, log *slog.Logger) (Source, error) {
 			user, password, err = split(text)
 		}
 		if err != nil {
-			return "", "", errs.Wrap(err, errs.BackendUnavailable, "the credentials of %s cannot be read", ref)
+			return "", "", errs.Wrap(err, errs.CredentialsUnavailable, "the credentials of %s cannot be read", ref)
 		}
 		return user, password, nil
 	}, nil

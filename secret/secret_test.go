@@ -51,7 +51,7 @@ func TestForms(t *testing.T) {
 		s := resolve(t, "file://"+write(t, "redis", c.text), slog.New(slog.DiscardHandler))
 		user, password, err := s(t.Context())
 		if c.wrong != "" {
-			if !errors.Is(err, errs.BackendUnavailable) || !strings.Contains(err.Error(), c.wrong) || strings.Contains(err.Error(), "two") {
+			if !errors.Is(err, errs.CredentialsUnavailable) || !strings.Contains(err.Error(), c.wrong) || strings.Contains(err.Error(), "two") {
 				t.Errorf("%.20q: %v, want %s", c.text, err, c.wrong)
 			}
 			continue
@@ -73,7 +73,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("after a change: %q %q %v", user, password, err)
 	}
 	s = resolve(t, "env://PRISM_SECRET_TEST_UNSET", slog.New(slog.DiscardHandler))
-	if _, _, err := s(t.Context()); !errors.Is(err, errs.BackendUnavailable) || !strings.Contains(err.Error(), "PRISM_SECRET_TEST_UNSET is not set") {
+	if _, _, err := s(t.Context()); !errors.Is(err, errs.CredentialsUnavailable) || !strings.Contains(err.Error(), "PRISM_SECRET_TEST_UNSET is not set") {
 		t.Errorf("unset: %v", err)
 	}
 }
@@ -96,7 +96,7 @@ func TestRotation(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s(t.Context()); !errors.Is(err, errs.BackendUnavailable) {
+	if _, _, err := s(t.Context()); !errors.Is(err, errs.CredentialsUnavailable) {
 		t.Errorf("after the removal: %v", err)
 	}
 }

@@ -146,7 +146,7 @@ func (a *app) advice(e *errs.Error) string {
 		return "name another one with -n; this was " + a.namespace
 	case errs.PatternNotFound:
 		return "name one with -p"
-	case errs.BackendUnavailable:
+	case errs.BackendUnavailable, errs.CredentialsUnavailable:
 		return "see: prismctl health"
 	case errs.Unauthenticated, errs.Forbidden:
 		return "ask the owner of the namespace for access"

@@ -247,7 +247,7 @@ func TestCredentials(t *testing.T) {
 	_, err := none.Get(ctx, "k", driver.WithExpiry)
 	wants(t, "none", err, errs.BackendUnavailable)
 	closed := open(t, driver.Config{URL: s.URL, Credentials: closedVault})
-	if err := wants(t, "no credentials", closed.Ping(ctx), errs.BackendUnavailable); !strings.Contains(err.Error(), errVault.Error()) {
+	if err := wants(t, "no credentials", closed.Ping(ctx), errs.CredentialsUnavailable); !strings.Contains(err.Error(), errVault.Error()) {
 		t.Errorf("the cause is missing: %v", err)
 	}
 

@@ -208,7 +208,7 @@ func (l *link) options(d *dialer) (nats.Options, error) {
 	defer cancel()
 	user, password, err := l.credentials(ctx)
 	if err != nil {
-		return o, errs.Wrap(err, errs.BackendUnavailable, "the credentials for the backend cannot be had")
+		return o, errs.Wrap(err, errs.CredentialsUnavailable, "the credentials for the backend cannot be read")
 	}
 	if user == "" {
 		o.Token = string(password)

@@ -292,7 +292,7 @@ func login(creds driver.Credentials, urlUser string) func(context.Context, *pgx.
 			return &credentialsError{err}
 		}
 		if user != "" && urlUser != "" && user != urlUser {
-			return &credentialsError{errors.New("the url names another user than the credentials")}
+			return errOtherUser
 		}
 		if user != "" {
 			cc.User = user
@@ -301,6 +301,8 @@ func login(creds driver.Credentials, urlUser string) func(context.Context, *pgx.
 		return nil
 	}
 }
+
+var errOtherUser = errors.New("the url names another user than the credentials")
 
 // credentialsError is that no credentials could be had.
 type credentialsError struct{ cause error }

@@ -96,6 +96,10 @@ func again(err error) bool {
 
 // connectFailure is for a connection that could not be had.
 func (c *conn) connectFailure(err error) error {
+	var noCredentials *credentialsError
+	if errors.As(err, &noCredentials) {
+		return errs.Wrap(noCredentials.cause, errs.CredentialsUnavailable, "the credentials for backend %q cannot be read", c.name)
+	}
 	return errs.Wrap(plain(err), errs.BackendUnavailable, "backend %q: %s", c.name, connectAdvice(err))
 }
 
@@ -109,9 +113,8 @@ func plain(err error) error {
 }
 
 func connectAdvice(err error) string {
-	var noCredentials *credentialsError
-	if errors.As(err, &noCredentials) {
-		return "its credentials cannot be had: " + noCredentials.cause.Error()
+	if errors.Is(err, errOtherUser) {
+		return errOtherUser.Error()
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {

@@ -239,7 +239,7 @@ func credentialsPerConnection(f *fixture) {
 	f.wants("get with two users", err, errs.BackendUnavailable, "another user")
 	c.Credentials = func(context.Context) (string, driver.Secret, error) { return "", "", errors.New("sealed") }
 	_, err = f.kv(f.open(c), "").Get(f.ctx, "a", driver.WithExpiry)
-	f.wants("get without credentials", err, errs.BackendUnavailable, "sealed")
+	f.wants("get without credentials", err, errs.CredentialsUnavailable, "sealed")
 }
 
 func readOnly(f *fixture) {

@@ -22,6 +22,7 @@ import (
 type setupError struct {
 	cause error
 	ended bool // the context of the caller that dialed had ended
+	login bool // there are no credentials to log in with
 }
 
 func (e *setupError) Error() string { return e.cause.Error() }
@@ -158,7 +159,7 @@ func (d *dialer) login(c rueidis.AuthCredentialsContext) (rueidis.AuthCredential
 	defer cancel()
 	user, password, err := d.credentials(ctx)
 	if err != nil {
-		return rueidis.AuthCredentials{}, &setupError{cause: err}
+		return rueidis.AuthCredentials{}, &setupError{cause: err, login: true}
 	}
 	return rueidis.AuthCredentials{Username: user, Password: string(password)}, nil
 }

@@ -27,7 +27,11 @@ func (l *link) fail(ctx context.Context, err error, write bool) error {
 		return reason
 	}
 	var setup *setupError
-	if !write || errors.As(err, &setup) {
+	unsent := errors.As(err, &setup)
+	switch {
+	case unsent && setup.login:
+		return errs.Wrap(err, errs.CredentialsUnavailable, "the credentials for the backend cannot be read")
+	case unsent || !write:
 		return errs.Wrap(err, errs.BackendUnavailable, "the backend cannot be reached")
 	}
 	return errs.Wrap(err, errs.OutcomeUnknown, "the connection broke before the backend answered this write; read before you repeat it")

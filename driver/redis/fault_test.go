@@ -194,7 +194,7 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("the error shows the password: %v", err)
 	}
 	c.set("", errors.New("the vault is closed"))
-	err = wants(t, "no credentials", conn.Ping(ctx), errs.BackendUnavailable)
+	err = wants(t, "no credentials", conn.Ping(ctx), errs.CredentialsUnavailable)
 	if !strings.Contains(err.Error(), "the vault is closed") {
 		t.Errorf("the cause is missing: %v", err)
 	}

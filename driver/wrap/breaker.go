@@ -91,7 +91,7 @@ func unwell(err error) bool {
 		return false
 	}
 	switch errs.ReasonOf(err) { //nolint:exhaustive // the others come from a backend that works
-	case errs.BackendUnavailable, errs.OutcomeUnknown, errs.Deadline:
+	case errs.BackendUnavailable, errs.CredentialsUnavailable, errs.OutcomeUnknown, errs.Deadline:
 		return true
 	}
 	return false

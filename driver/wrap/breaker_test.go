@@ -191,6 +191,7 @@ func TestBreakerIgnoresCallers(t *testing.T) {
 		{"a deadline of a millisecond", errs.Deadline, time.Millisecond, false},
 		{"a deadline of a second", errs.Deadline, time.Second, true},
 		{"no backend", errs.BackendUnavailable, 0, true},
+		{"no credentials", errs.CredentialsUnavailable, 0, true},
 		{"an unknown outcome", errs.OutcomeUnknown, 0, true},
 	} {
 		t.Run(x.what, func(t *testing.T) {

@@ -26,7 +26,7 @@ func Failure(err error) bool {
 		return false
 	}
 	switch errs.ReasonOf(err) { //nolint:exhaustive // every other reason is about the request
-	case errs.BackendUnavailable, errs.OutcomeUnknown, errs.Deadline, errs.ReadOnly, errs.CircuitOpen, errs.Internal, errs.Unknown:
+	case errs.BackendUnavailable, errs.CredentialsUnavailable, errs.OutcomeUnknown, errs.Deadline, errs.ReadOnly, errs.CircuitOpen, errs.Internal, errs.Unknown:
 		return true
 	}
 	return false

@@ -64,7 +64,7 @@ func TestObserve(t *testing.T) {
 func TestFailure(t *testing.T) {
 	t.Parallel()
 	failures := map[errs.Reason]bool{
-		errs.BackendUnavailable: true, errs.OutcomeUnknown: true, errs.Deadline: true, errs.ReadOnly: true,
+		errs.BackendUnavailable: true, errs.CredentialsUnavailable: true, errs.OutcomeUnknown: true, errs.Deadline: true, errs.ReadOnly: true,
 		errs.CircuitOpen: true, errs.Internal: true,
 	}
 	for _, r := range errs.All() {

@@ -59,50 +59,81 @@ func putAndDelete(e *env) {
 
 func values(e *env) {
 	s := e.store()
-	for name, value := range hostileValues() {
+	all := e.hostileValues()
+	for name, value := range all {
 		s.ok(driver.Op{Kind: driver.Put, Key: name, Value: value})
 		s.is(name, string(value))
 	}
-	for name, value := range hostileValues() {
+	for name, value := range all {
 		s.is(name, string(value))
 		if r := s.getMany(name)[0]; r.Err != nil || !bytes.Equal(r.Value, value) {
 			e.Errorf("get many: value %s is not what was put: %v", name, r.Err)
 		}
 	}
 	for _, item := range s.all("", 100) {
-		if want := hostileValues()[item.Key]; !bytes.Equal(item.Value, want) {
+		if want := all[item.Key]; !bytes.Equal(item.Value, want) {
 			e.Errorf("scan: value %s is not what was put", item.Key)
 		}
 	}
 }
 
+// largestValue puts values of exactly MaxValue in each way there is, reads them
+// in each way, and puts one byte more.
 func largestValue(e *env) {
 	s := e.store()
 	largest := noise(e.g.MaxValue)
-	s.ok(driver.Op{Kind: driver.Put, Key: "max", Value: largest})
+	absent := s.ok(driver.Op{Kind: driver.Put, Key: "max", Value: largest, IfAbsent: true})
+	s.is("max", string(largest))
+	if e.g.MaxValue > 0 { // other bytes, so that the version must change
+		largest[0]++
+	}
+	changed := s.ok(driver.Op{Kind: driver.Put, Key: "max", Value: largest, IfVersion: absent.Version})
 	before := s.is("max", string(largest))
+	if before.Version != changed.Version {
+		e.Errorf("get: version %s, want %s as put answered", before.Version, changed.Version)
+	}
+	s.ok(driver.Op{Kind: driver.Put, Key: "maxim", Value: largest})
+	for _, r := range s.getMany("max", "maxim") {
+		if r.Err != nil || !bytes.Equal(r.Value, largest) {
+			e.Errorf("get many of the largest value: %d bytes, %v", len(r.Value), r.Err)
+		}
+	}
+	for _, item := range s.all("max", 10) {
+		if !bytes.Equal(item.Value, largest) {
+			e.Errorf("scan of the largest value: %s has %d bytes", item.Key, len(item.Value))
+		}
+	}
+	s.holds("max", 10, "max", "maxim")
+	s.refusesLonger(largest, before.Version)
+	s.delete("max")
+}
+
+// refusesLonger tries values of one byte too many beside others that fit; "max"
+// holds the largest one under the given version.
+func (s *store) refusesLonger(largest []byte, version string) {
+	s.Helper()
 	over := append(slices.Clone(largest), 'x')
 	results := s.apply(
 		driver.Op{Kind: driver.Put, Key: "before", Value: []byte("1")},
 		driver.Op{Kind: driver.Put, Key: "max", Value: over},
 		driver.Op{Kind: driver.Put, Key: "new", Value: over},
 		driver.Op{Kind: driver.Put, Key: "conditional", Value: over, IfAbsent: true},
+		driver.Op{Kind: driver.Put, Key: "max", Value: over, IfVersion: version},
 		driver.Op{Kind: driver.Put, Key: "after", Value: []byte("1")},
 	)
-	for i, r := range results[1:4] {
-		e.wants("put of a value that is one byte too long", r.Err, errs.PayloadTooLarge)
-		if i == 0 && r.Err != nil && errs.From(r.Err).Meta["limit_of"] != "value" {
-			e.Errorf("put of a value that is one byte too long: metadata %v does not say limit_of value", errs.From(r.Err).Meta)
+	for _, r := range results[1:5] {
+		s.wants("put of a value that is one byte too long", r.Err, errs.PayloadTooLarge)
+		if r.Err != nil && errs.From(r.Err).Meta["limit_of"] != "value" {
+			s.Errorf("put of a value that is one byte too long: metadata %v does not say limit_of value", errs.From(r.Err).Meta)
 		}
 	}
 	s.is("before", "1")
 	s.is("after", "1")
 	s.absent("new")
 	s.absent("conditional")
-	if after := s.is("max", string(largest)); after.Version != before.Version {
-		e.Error("a put that failed changed the version")
+	if after := s.is("max", string(largest)); after.Version != version {
+		s.Error("a put that failed changed the version")
 	}
-	s.delete("max")
 }
 
 // hostileKeysMeetNobody keeps all hostile keys at once, each with a value of

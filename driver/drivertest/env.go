@@ -79,10 +79,18 @@ func (e *env) ttl(d time.Duration) time.Duration {
 	return d
 }
 
+// noise returns n bytes that no one can compress, or as many as a value may
+// have.
+func (e *env) noise(n int) []byte { return noise(min(n, e.g.MaxValue)) }
+
 // possible returns the operations without those that need a time to live,
-// where entries cannot expire.
+// where entries cannot expire, and with values no longer than they may be.
 func (e *env) possible(ops []driver.Op) []driver.Op {
-	return slices.DeleteFunc(slices.Clone(ops), func(op driver.Op) bool { return !e.g.TTL && (op.Kind == driver.Expire || op.TTL > 0) })
+	ops = slices.DeleteFunc(slices.Clone(ops), func(op driver.Op) bool { return !e.g.TTL && (op.Kind == driver.Expire || op.TTL > 0) })
+	for i := range ops {
+		ops[i].Value = ops[i].Value[:min(len(ops[i].Value), e.g.MaxValue)]
+	}
+	return ops
 }
 
 // await waits until a condition holds.

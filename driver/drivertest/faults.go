@@ -103,7 +103,7 @@ func (s *store) fault(reads, writes []errs.Reason) map[errs.Reason]int {
 	})
 	s.timed("batch", writes, func(ctx context.Context) []error {
 		ops := s.possible([]driver.Op{
-			{Kind: driver.Put, Key: "x", Value: noise(1000)},
+			{Kind: driver.Put, Key: "x", Value: s.noise(1000)},
 			{Kind: driver.Put, Key: "y", IfAbsent: true},
 			{Kind: driver.Delete, Key: "x", IfVersion: "nonesuch"},
 			{Kind: driver.Expire, Key: "x", TTL: time.Hour},

@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -30,13 +31,14 @@ func hostileKeys() []string {
 		strings.Repeat("日", driver.MaxKey/3))
 }
 
-// hostileValues are values of all kinds of bytes.
-func hostileValues() map[string][]byte {
+// hostileValues are values of all kinds of bytes, and of sizes at which a
+// technology may change how it keeps them, as far as they may be so long.
+func (e *env) hostileValues() map[string][]byte {
 	binary := make([]byte, 256)
 	for i := range binary {
 		binary[i] = byte(i)
 	}
-	return map[string][]byte{
+	all := map[string][]byte{
 		"nil":       nil,
 		"empty":     {},
 		"zero":      {0},
@@ -53,6 +55,8 @@ func hostileValues() map[string][]byte {
 		"65KiB":     noise(65<<10 + 1),
 		"1MiB":      noise(1 << 20),
 	}
+	maps.DeleteFunc(all, func(_ string, v []byte) bool { return len(v) > e.g.MaxValue })
+	return all
 }
 
 // noise returns bytes that no one can compress.

@@ -269,6 +269,28 @@ func opMistakes() []mistake {
 		{"the largest value is not kept", spoilKV(func(b *broken) {
 			b.guarantees = func(g driver.Guarantees) driver.Guarantees { g.MaxValue--; return g }
 		}), []string{"basic/largest-value"}},
+		{"the largest value does not fit", spoilKV(func(b *broken) {
+			b.guarantees = func(g driver.Guarantees) driver.Guarantees { g.MaxValue++; return g }
+		}), []string{"basic/largest-value"}},
+		{"conditions do not look at the size", spoilKV(func(b *broken) {
+			most := b.KV.Guarantees().MaxValue
+			b.op = func(ctx context.Context, op driver.Op) driver.Result {
+				if op.IfVersion != "" && len(op.Value) > most {
+					op.Value = op.Value[:most]
+				}
+				return b.one(ctx, op)
+			}
+		}), []string{"basic/largest-value"}},
+		{"the largest value is cut when many are read", spoilKV(func(b *broken) {
+			most := b.KV.Guarantees().MaxValue
+			b.scan = func(ctx context.Context, r driver.ScanRequest) (driver.Page, error) {
+				p, err := b.KV.Scan(ctx, r)
+				for i := range p.Items {
+					p.Items[i].Value = p.Items[i].Value[:min(len(p.Items[i].Value), most-1)]
+				}
+				return p, err
+			}
+		}), []string{"basic/largest-value"}},
 		{"expiry is told to everybody", spoilBackend(func(_ driver.Space, b *driver.Backend) { b.KV = chatty{b.KV} }), []string{"basic/only-what-is-wanted"}},
 		{"memory is shared", spoilKV(shareMemory), []string{"basic/no-shared-memory"}},
 		{"answers are wrong", spoilKV(func(b *broken) {

@@ -111,7 +111,7 @@ func pageBytes(e *env) {
 		keys = append(keys, fmt.Sprintf("k%02d", i))
 		s.put(keys[i], strings.Repeat("v", i*10))
 	}
-	s.put("k40", strings.Repeat("v", 100_000))
+	s.put("k40", strings.Repeat("v", min(100_000, e.g.MaxValue)))
 	keys = append(keys, "k40")
 	for _, size := range []int{1, 2, 3, 4, 50, 400, 1000, 99_999, 1 << 20} {
 		found := keysOf(s.allOf(driver.ScanRequest{Prefix: "k", Limit: 1000, MaxBytes: size}))
@@ -140,7 +140,7 @@ func scanEntries(e *env) {
 	s := e.store()
 	s.put("a", "")
 	s.put("b", "value")
-	s.putFor("c", string(noise(1000)), time.Hour)
+	s.putFor("c", string(e.noise(1000)), time.Hour)
 	s.add("d", 5)
 	s.put("e", "x")
 	s.expire("e", time.Minute)

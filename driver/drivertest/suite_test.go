@@ -151,6 +151,21 @@ func TestWithoutTTL(t *testing.T) {
 	}
 }
 
+// TestWithSmallValues runs all checks on a technology that takes no value over
+// 2 KiB: what they put has to fit.
+func TestWithSmallValues(t *testing.T) {
+	for _, c := range allChecks() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := memoryHarness()
+			h.Config.Options = []byte(`{"max_value": 2048}`)
+			if said := record(t, h, c.name); len(said) > 0 {
+				t.Errorf("fails: %q", said)
+			}
+		})
+	}
+}
+
 // TestEachCheckCanFail checks that every check that a driver in memory is
 // subject to finds some mistake.
 func TestEachCheckCanFail(t *testing.T) {

@@ -35,7 +35,7 @@ func needsContentVersions(e *env) string {
 func versionForm(e *env) {
 	s := e.store()
 	versions := []string{
-		s.put("a", "").Version, s.put("a", "1").Version, s.add("a", 1).Version, s.putFor("b", string(noise(100_000)), time.Hour).Version,
+		s.put("a", "").Version, s.put("a", "1").Version, s.add("a", 1).Version, s.putFor("b", string(e.noise(100_000)), time.Hour).Version,
 		s.expire("b", time.Minute).Version, s.add("c", -5).Version, s.putFor("c", "x", time.Second).Version,
 	}
 	for _, v := range versions {
@@ -142,7 +142,7 @@ func versionEverywhere(e *env) {
 		func() driver.Result { return s.putFor("a", "5", time.Hour) },
 		func() driver.Result { return s.add("a", 37) },
 		func() driver.Result { return s.expire("a", time.Minute) },
-		func() driver.Result { return s.put("a", string(noise(70_000))) },
+		func() driver.Result { return s.put("a", string(e.noise(70_000))) },
 	} {
 		want := write().Version
 		got, err := s.kv.Get(e.ctx, "a", driver.WithExpiry)

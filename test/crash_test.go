@@ -24,7 +24,7 @@ import (
 	"github.com/prismgw/prism/client"
 )
 
-var long = flag.Bool("long", os.Getenv("PRISM_TEST_LONG") != "", "kill the server 30 times instead of 3")
+var long = flag.Bool("long", os.Getenv("PRISM_TEST_LONG") != "", "kill servers ten times as often")
 
 // What prism dev has acknowledged is there after it was killed, and what is
 // there is what somebody wrote.
@@ -62,7 +62,7 @@ func TestKilledUnderWrites(t *testing.T) {
 
 // killUnderWrites writes from many sides, kills the server at a random moment
 // and reports whether writes were under way.
-func killUnderWrites(t *testing.T, s *devServer, l *ledger, round int) (busy bool) {
+func killUnderWrites(t *testing.T, s *server, l *ledger, round int) (busy bool) {
 	t.Helper()
 	const writers = 16
 	c, err := client.Dial(s.GRPC, client.WithRetry(client.RetryPolicy{Tries: 1}))
@@ -148,7 +148,7 @@ func (l *ledger) note(key string, change func(*entry)) {
 
 // check compares what the server has with what it may have. A write that was
 // not acknowledged and is there counts as done from now on.
-func (l *ledger) check(t *testing.T, s *devServer) {
+func (l *ledger) check(t *testing.T, s *server) {
 	t.Helper()
 	c, err := client.Dial(s.GRPC)
 	if err != nil {
@@ -217,8 +217,8 @@ func TestLedgerNotices(t *testing.T) {
 	}
 }
 
-// A devServer is a running prism dev.
-type devServer struct {
+// A server is a running prism.
+type server struct {
 	GRPC, HTTP, Ops string
 
 	cmd   *exec.Cmd
@@ -227,13 +227,17 @@ type devServer struct {
 }
 
 // startDev starts prism dev in a folder, on free ports, until the test ends.
-func startDev(t *testing.T, dir string, documents ...string) *devServer {
+func startDev(t *testing.T, dir string) *server {
 	t.Helper()
-	s := &devServer{ended: make(chan struct{})}
+	return startServer(t, dir, "dev", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0")
+}
+
+// startServer starts prism in a folder until the test ends.
+func startServer(t *testing.T, dir string, args ...string) *server {
+	t.Helper()
+	s := &server{ended: make(chan struct{})}
 	readyFile := filepath.Join(t.TempDir(), "ready.json")
-	s.cmd = exec.Command(filepath.Join(bin, "prism"), append([]string{
-		"dev", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0", "--ready-file=" + readyFile,
-	}, documents...)...)
+	s.cmd = exec.Command(filepath.Join(bin, "prism"), append(args, "--ops-addr=127.0.0.1:0", "--ready-file="+readyFile)...)
 	s.cmd.Dir = dir
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	if err := s.cmd.Start(); err != nil {
@@ -251,25 +255,25 @@ func startDev(t *testing.T, dir string, documents ...string) *devServer {
 		}
 		select {
 		case <-s.ended:
-			t.Fatalf("prism dev has ended:\n%s", s.log.String())
+			t.Fatalf("prism has ended:\n%s", s.log.String())
 		default:
 		}
 		if time.Now().After(end) {
 			s.kill()
-			t.Fatalf("prism dev is not ready after %v:\n%s", patience, s.log.String())
+			t.Fatalf("prism is not ready after %v:\n%s", patience, s.log.String())
 		}
 	}
 }
 
 // kill ends the server with SIGKILL and returns when it is gone.
-func (s *devServer) kill() {
+func (s *server) kill() {
 	_ = s.cmd.Process.Kill() // fails if it has ended already
 	<-s.ended
 }
 
 var errRefused = errors.New("the write was refused")
 
-func (s *devServer) put(ctx context.Context, key, value string) error {
+func (s *server) put(ctx context.Context, key, value string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+s.HTTP+"/v1/namespaces/demo/keyvalue/"+key, bytes.NewReader([]byte(value)))
 	if err != nil {
 		return err

@@ -22,10 +22,11 @@ TOOLS := \
 	github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.1-0.20240319094008-0393e58bdf10 \
 	github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 \
 	gotest.tools/gotestsum@v1.13.0 \
-	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 \
+	github.com/nats-io/natscli/nats@v0.5.1
 
 stamp_of   = .tools/stamps/$(notdir $(1))
-TEST_TOOLS  := $(foreach t,$(TOOLS),$(if $(filter gotestsum@% grpcurl@%,$(notdir $t)),$(call stamp_of,$t)))
+TEST_TOOLS  := $(foreach t,$(TOOLS),$(if $(filter gotestsum@% grpcurl@% nats@%,$(notdir $t)),$(call stamp_of,$t)))
 CHECK_TOOLS := $(filter-out $(TEST_TOOLS),$(foreach t,$(TOOLS),$(call stamp_of,$t)))
 
 define install_tool

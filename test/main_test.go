@@ -62,25 +62,25 @@ func installPackage(t testing.TB, debianPackage, why string) {
 	}
 }
 
-// grpcurl returns the folder of the grpcurl that the Makefile pins.
-func grpcurl(t testing.TB) string {
+// pinned returns the folder of a tool that the Makefile pins.
+func pinned(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := filepath.Abs("../.tools")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "grpcurl")); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 		return dir
 	}
 	makefile, err := os.ReadFile("../Makefile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	pinned := regexp.MustCompile(`\S+/cmd/grpcurl@\S+`).FindString(string(makefile))
-	install := exec.Command("go", "install", pinned)
+	module := regexp.MustCompile(`\S+/` + regexp.QuoteMeta(name) + `@\S+`).FindString(string(makefile))
+	install := exec.Command("go", "install", module)
 	install.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=")
 	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("go install %s: %v\n%s; try: make test-tools", pinned, err, out)
+		t.Fatalf("go install %s: %v\n%s; try: make test-tools", module, err, out)
 	}
 	return dir
 }

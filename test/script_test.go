@@ -23,7 +23,7 @@ const patience = 30 * time.Second
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	tool(t, "curl", "curl")
-	tools := grpcurl(t)
+	tools := pinned(t, "grpcurl")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "script",
 		RequireExplicitExec: true,

@@ -29,17 +29,19 @@ func TestTutorial(t *testing.T) {
 	if _, err := os.Stat(unicodeData); err != nil {
 		installPackage(t, "unicode-data", unicodeData+" is missing")
 	}
-	redis, postgres := servers.Redis(t), servers.Postgres(t)
+	redis, postgres, nats := servers.Redis(t), servers.Postgres(t), servers.NATS(t)
 	tool(t, "redis-cli", "redis-tools")
 	tool(t, "psql", "postgresql-client")
+	tools := pinned(t, "nats")
 	user, password := servers.PostgresLogin(postgres)
 	home := t.TempDir()
 	blocks := readBlocks(t, tutorial)
 	begun := time.Now()
 	outputs, log := runBlocks(t, blocks, home, append(os.Environ(),
-		"PATH="+path(bin), "HOME="+home, "XDG_CONFIG_HOME="+home, "PRISM_CONFIG=", "UNICODE="+unicodeData,
+		"PATH="+path(bin, tools), "HOME="+home, "XDG_CONFIG_HOME="+home, "PRISM_CONFIG=", "UNICODE="+unicodeData,
 		"PRISM_GRPC_ADDR="+freeAddr(t), "PRISM_HTTP_ADDR="+freeAddr(t), "PRISM_OPS_ADDR="+freeAddr(t),
-		"REDIS_URL="+redis.URL, "POSTGRES_URL="+postgres.URL, "PGUSER="+user, "PGPASSWORD="+password))
+		"REDIS_URL="+redis.URL, "POSTGRES_URL="+postgres.URL, "PGUSER="+user, "PGPASSWORD="+password,
+		"NATS_URL="+nats.URL))
 	t.Logf("%d blocks took %v", len(blocks), time.Since(begun).Round(100*time.Millisecond))
 	for i, b := range blocks {
 		switch {
@@ -135,7 +137,7 @@ func runBlocks(t *testing.T, blocks []block, dir string, env []string) (outputs 
 		t.Fatal(err)
 	}
 	group := -sh.Process.Pid
-	timer := time.AfterFunc(2*time.Minute, func() { _ = syscall.Kill(group, syscall.SIGKILL) })
+	timer := time.AfterFunc(4*time.Minute, func() { _ = syscall.Kill(group, syscall.SIGKILL) })
 	defer timer.Stop()
 	err = sh.Wait()
 	_ = syscall.Kill(group, syscall.SIGKILL) // the servers, if a command has failed

@@ -69,7 +69,7 @@ generate: $(CHECK_TOOLS) ## generate Go from api/**.proto
 
 .PHONY: build
 build: ## build bin/prism and bin/prismctl, static and versioned
-	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/prism ./cmd/prismctl
+	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/prismgw/prism/internal/version.version=$(VERSION)' -o bin/ ./cmd/prism ./cmd/prismctl
 
 .PHONY: bench
 bench: ## measure Prism beside bare gRPC and the backends' own clients

@@ -9,6 +9,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+
+	"github.com/prismgw/prism/internal/version"
 )
 
 // newTracer returns what sends traces to an OpenTelemetry collector. Traces
@@ -27,6 +29,6 @@ func newTracer(ctx context.Context, endpoint string, ratio float64) (*sdktrace.T
 	return sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(exporter),
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))),
-		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName("prism"), semconv.ServiceVersion(versionText()))),
+		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName("prism"), semconv.ServiceVersion(version.Text()))),
 	), nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/prismgw/prism/client"
+	"github.com/prismgw/prism/internal/version"
 )
 
 const (
@@ -173,7 +174,7 @@ func (a *app) kv(c *cobra.Command, do func(ctx context.Context, kv *client.KeyVa
 	}
 	opts := []client.Option{
 		client.WithNamespace(a.namespace), client.WithPattern(a.pattern),
-		client.WithTimeout(a.timeout), client.WithUserAgent("prismctl/" + versionText()),
+		client.WithTimeout(a.timeout), client.WithUserAgent("prismctl/" + version.Text()),
 	}
 	if a.plaintext {
 		opts = append(opts, client.WithInsecure())

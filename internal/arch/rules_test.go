@@ -41,14 +41,15 @@ var rules = []rule{
 	{pkg: "client", may: allow("api/...", "errs"), why: "users link it: the wire contract, the errors, and nothing of the server"},
 	{pkg: "client/prismtest", may: allow("api/...", "errs", "client", "driver/...", "pattern/...", "namespace", "secret", "proxy"), testing: true, why: "a whole proxy inside a user's test"},
 
-	{pkg: "cmd/prism", may: allow("api/...", "errs", "client", "driver/...", "pattern/...", "namespace", "secret", "proxy"), why: "the one place where the tables of implementations stand"},
-	{pkg: "cmd/prismctl", may: allow("api/...", "errs", "client"), why: "a client: no drivers, no server"},
+	{pkg: "cmd/prism", may: allow("api/...", "errs", "client", "driver/...", "pattern/...", "namespace", "secret", "proxy", "internal/version"), why: "the one place where the tables of implementations stand"},
+	{pkg: "cmd/prismctl", may: allow("api/...", "errs", "client", "internal/version"), why: "a client: no drivers, no server"},
 
 	{pkg: "internal/arch", why: "it judges the others"},
 	{pkg: "internal/budget", may: allow("internal/arch"), why: "it measures what arch has read"},
 	{pkg: "internal/evidence", why: "it runs commands that a document lists"},
 	{pkg: "internal/matrix", may: allow("driver", "driver/*"), why: "it writes down what technologies say of themselves and suites have found"},
 	{pkg: "internal/testutil/...", may: allow("errs", "driver", "internal/testutil/..."), testing: true, why: "real servers and what else tests share; no suite, no implementation"},
+	{pkg: "internal/version", why: "what the linker has stamped into a program"},
 	{pkg: "bench", may: allow("api/...", "errs", "client/...", "driver/...", "pattern/...", "namespace", "secret", "proxy", "internal/testutil/..."), testing: true, why: "it measures every layer by itself"},
 	{pkg: "test/...", may: allow("api/...", "errs", "client/...", "internal/testutil/..."), testing: true, why: "it drives the real binaries from outside"},
 }

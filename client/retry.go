@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -140,9 +141,17 @@ func cause(err error) error {
 		return errors.New("the server ended the stream")
 	}
 	if st, ok := status.FromError(err); ok {
-		return errors.New(st.Message())
+		return errors.New(unwrapped(st.Message()))
 	}
 	return err
+}
+
+// unwrapped takes off what gRPC puts around the reason of a broken connection.
+func unwrapped(text string) string {
+	if inner, ok := strings.CutPrefix(text, `connection error: desc = "`); ok {
+		text = strings.TrimPrefix(strings.TrimSuffix(inner, `"`), "transport: Error while dialing: ")
+	}
+	return text
 }
 
 // answered reports whether a gRPC error is the answer of a server that knows

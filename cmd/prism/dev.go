@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,10 @@ func devCommand() *cobra.Command {
 		Short: "Run everything in one process, with a namespace to try",
 		Long: `Dev runs a proxy on embedded defaults: the namespace "demo" is there from the
 start, open to everyone on this machine, and its data is kept in a SQLite file
-below --data-dir. Documents in files are served beside it.`,
+below --data-dir. Documents in files are served beside it.
+
+Every flag can be given as PRISM_<NAME> in the environment, such as
+PRISM_GRPC_ADDR.`,
 		Example: "  prism dev\n  prism dev --ephemeral --grpc-addr 127.0.0.1:0 --http-addr 127.0.0.1:0 --ops-addr 127.0.0.1:0",
 		PreRunE: fromEnvironment,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -38,10 +42,11 @@ below --data-dir. Documents in files are served beside it.`,
 
 func dev(c *cobra.Command, f *serverFlags, args []string, dataDir string, ephemeral bool) error {
 	began := time.Now()
-	log, err := newLogger(f.logLevel)
+	level, err := parseLevel(f.logLevel)
 	if err != nil {
 		return err
 	}
+	log, starting := devLogger(level)
 	if dataDir, err = filepath.Abs(dataDir); err != nil {
 		return err
 	}
@@ -67,7 +72,27 @@ func dev(c *cobra.Command, f *serverFlags, args []string, dataDir string, epheme
 		if err != nil {
 			log.Warn("could not tell where this server is", "error", err)
 		}
+		starting.Set(level)
 	})
+}
+
+// devLogger writes for the person before the terminal. Until the server is
+// ready it only warns: the welcome says the rest.
+func devLogger(level slog.Level) (*slog.Logger, *slog.LevelVar) {
+	current := new(slog.LevelVar)
+	current.Set(level)
+	if level == slog.LevelInfo {
+		current.Set(slog.LevelWarn)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{
+		Level: current,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				a.Value = slog.StringValue(a.Value.Time().Format(time.TimeOnly))
+			}
+			return a
+		},
+	})), current
 }
 
 // devBackend is the name of the embedded backend.
@@ -90,7 +115,7 @@ auth: {anonymous: read_write}
 }
 
 func welcome(w io.Writer, a addresses, dataDir string, ephemeral bool, took time.Duration) error {
-	kept := dataDir
+	kept := shown(dataDir)
 	if ephemeral {
 		kept = "in memory only"
 	}
@@ -105,12 +130,40 @@ func welcome(w io.Writer, a addresses, dataDir string, ephemeral bool, took time
 Try:
   curl -X PUT --data hello ` + base + `/greeting
   curl ` + base + `/greeting
-  prismctl kv ls
+  ` + prismctl() + ` kv ls
   curl http://` + a.HTTP + `/openapi.json
   grpcurl -plaintext -H 'x-prism-namespace: demo' -d '{"key":"greeting"}' ` + a.GRPC + ` prism.keyvalue.v1.KeyValue/Retrieve
 
 Stop with Ctrl-C.
 `
-	_, err := io.WriteString(w, strings.TrimLeft(text, "\n"))
+	_, err := io.WriteString(w, text)
 	return err
+}
+
+// shown is a path as a person would type it here.
+func shown(path string) string {
+	if here, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(here, path); err == nil && filepath.IsLocal(rel) {
+			return "." + string(filepath.Separator) + rel
+		}
+	}
+	return path
+}
+
+// prismctl is how to call it here: somebody who has typed no more than "make
+// run" has built nothing yet.
+func prismctl() string {
+	if _, err := exec.LookPath("prismctl"); err == nil {
+		return "prismctl"
+	}
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "prismctl")
+		if _, err := os.Stat(beside); err == nil {
+			return shown(beside)
+		}
+	}
+	if _, err := os.Stat("cmd/prismctl/main.go"); err == nil {
+		return "go run ./cmd/prismctl"
+	}
+	return "prismctl"
 }

@@ -22,6 +22,9 @@ func readFiles(paths []string) ([]namespace.File, error) {
 			if names, err = inFolder(path); err != nil {
 				return nil, err
 			}
+			if len(names) == 0 {
+				return nil, fmt.Errorf("%s holds no .yaml, .yml or .json file", path)
+			}
 		}
 		for _, name := range names {
 			data, err := os.ReadFile(name)

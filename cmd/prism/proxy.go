@@ -30,10 +30,11 @@ PRISM_GRPC_ADDR.`,
 		Args:    cobra.MinimumNArgs(1),
 		PreRunE: fromEnvironment,
 		RunE: func(c *cobra.Command, args []string) error {
-			log, err := newLogger(f.logLevel)
+			level, err := parseLevel(f.logLevel)
 			if err != nil {
 				return err
 			}
+			log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			s, err := newServer(c.Context(), f, log)
 			if err != nil {
 				return err

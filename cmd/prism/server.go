@@ -113,18 +113,15 @@ func newServer(ctx context.Context, f *serverFlags, log *slog.Logger) (*server, 
 		}
 		return l, err
 	}
-	var err error
-	if o.GRPC, err = listenOn(f.grpc, "--grpc-addr"); err != nil {
-		return nil, err
-	}
-	if o.HTTP, err = listenOn(f.http, "--http-addr"); err != nil {
-		return nil, err
-	}
+	var err, errHTTP, errOps error
+	o.GRPC, err = listenOn(f.grpc, "--grpc-addr")
+	o.HTTP, errHTTP = listenOn(f.http, "--http-addr")
 	data := o.Loopback // what is served to applications; operations serve no data
-	if o.Ops, err = listenOn(f.ops, "--ops-addr"); err != nil {
+	o.Ops, errOps = listenOn(f.ops, "--ops-addr")
+	o.Loopback = data
+	if err = errors.Join(err, errHTTP, errOps); err != nil {
 		return nil, err
 	}
-	o.Loopback = data
 	var tracer *sdktrace.TracerProvider
 	if f.otlpEndpoint != "" {
 		if tracer, err = newTracer(ctx, f.otlpEndpoint, f.traceRatio); err != nil {
@@ -221,12 +218,12 @@ func writeReady(path string, a addresses) error {
 	return nil
 }
 
-func newLogger(level string) (*slog.Logger, error) {
+func parseLevel(text string) (slog.Level, error) {
 	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level is debug, info, warn or error, not %q", level)
+	if err := l.UnmarshalText([]byte(text)); err != nil {
+		return l, fmt.Errorf("--log-level is debug, info, warn or error, not %q", text)
 	}
-	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+	return l, nil
 }
 
 // load reads the files anew and serves them.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/prismgw/prism/internal/version"
 )
 
 // patience is how long a command that was interrupted may take to end: one
@@ -80,9 +82,11 @@ Exit codes:
   prismctl kv get greeting
   prismctl kv ls
   prismctl context set staging --addr proxy.example.com:8980 -n orders`,
+		Version:      version.Text(),
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
 	}
+	c.SetVersionTemplate(version.Line("prismctl") + "\n")
 	a.addFlags(c)
 	c.AddCommand(a.kvCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
 	return c

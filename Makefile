@@ -43,6 +43,7 @@ export PATH := $(CURDIR)/.tools:$(PATH)
 
 .PHONY: run
 run: ## start everything in one process, on data in ./.prism
+	@echo 'building prism; this takes a minute the first time'
 	@go run ./cmd/prism dev $(ARGS)
 
 # A run of everything leaves what the suites found, for make check; a run with

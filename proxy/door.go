@@ -24,12 +24,7 @@ func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandle
 		d := &door{proxy: p, call: c, last: make(map[*method]*admission)}
 		err := d.open()
 		if err == nil {
-			p.metrics.open(m, 1)
-			leave, going := p.streams.join()
-			d.going = going
-			err = next(d, &servedStream{ServerStream: ss, ctx: ss.Context(), received: func() error { return nil }})
-			leave()
-			p.metrics.open(m, -1)
+			err = d.run(next, ss)
 		}
 		p.metrics.count(c.target, m, overGRPC, c.start, err)
 		if c.target != nil {
@@ -37,6 +32,17 @@ func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandle
 		}
 		return p.status(c, err)
 	}
+}
+
+// run serves the stream that the door was opened for.
+func (d *door) run(next pattern.StreamFunc, ss grpc.ServerStream) (err error) {
+	defer recovered(&err)
+	d.proxy.metrics.open(d.call.method, 1)
+	defer d.proxy.metrics.open(d.call.method, -1)
+	leave, going := d.proxy.streams.join()
+	defer leave()
+	d.going = going
+	return next(d, &servedStream{ServerStream: ss, ctx: ss.Context(), received: func() error { return nil }})
 }
 
 // door is the pattern.Door of one stream.
@@ -94,43 +100,49 @@ func (d *door) Enter(ctx context.Context, e pattern.Entry) (pattern.Ticket, erro
 		_, span = d.proxy.tracing.start(ctx, &parent{traceparent: e.Traceparent}, m, &d.call.selectors, now)
 	}
 	snapshot := d.proxy.current()
-	a, err := d.admission(snapshot, m)
-	target := a.target
-	if err == nil {
-		if err = target.authenticate(&d.call.selectors); err == nil {
-			err = target.authorize(m)
-		}
-		if err == nil {
-			err = d.proxy.gate.enter(ctx, target.limits, &d.source, m, e.Flush)
-		}
-	}
-	if err != nil {
-		d.proxy.metrics.count(target, m, overPipeline, now, err)
+	a := d.admission(snapshot, m)
+	if err := d.admit(ctx, a, e.Flush); err != nil {
+		d.proxy.metrics.count(a.target, m, overPipeline, now, err)
 		snapshot.release()
 		if span != nil {
 			end(span, err)
 		}
 		return pattern.Ticket{}, err
 	}
-	t.Instance = target.instance
+	t.Instance = a.target.instance
 	if t.State = a; span != nil {
-		t.State = &admission{snapshot, target, m, span}
+		t.State = &admission{snapshot, a.target, m, span}
 	}
 	return t, nil
 }
 
-// admission finds the target of a method, which stays the same as long as the
-// configuration does.
-func (d *door) admission(s *snapshot, m *method) (*admission, error) {
+// admission returns the one of a method, whose target stays the same as long as
+// the configuration does.
+func (d *door) admission(s *snapshot, m *method) *admission {
 	if a := d.last[m]; a != nil && a.snapshot == s {
-		return a, nil
+		return a
 	}
-	t, err := s.resolve(&d.call.selectors, m)
-	a := &admission{snapshot: s, target: t, method: m}
-	if err == nil {
-		d.last[m] = a
+	return &admission{snapshot: s, method: m}
+}
+
+// admit takes one operation through the steps that a call goes through in
+// serve, as far as the stream has not been through them. A panic is the
+// operation's outcome.
+func (d *door) admit(ctx context.Context, a *admission, flush func()) (err error) {
+	defer recovered(&err)
+	if a.target == nil {
+		if a.target, err = a.snapshot.resolve(&d.call.selectors, a.method); err != nil {
+			return err
+		}
+		d.last[a.method] = a
 	}
-	return a, err
+	if err := a.target.authenticate(&d.call.selectors); err != nil {
+		return err
+	}
+	if err := a.target.authorize(a.method); err != nil {
+		return err
+	}
+	return d.proxy.gate.enter(ctx, a.target.limits, &d.source, a.method, flush)
 }
 
 // Leave implements pattern.Door.

@@ -114,7 +114,10 @@ func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
 		slow := make(chan struct{})
 		done := make(chan error, 1)
 		go func() {
-			done <- p.serve(c, func(ctx context.Context, instance pattern.Instance) error {
+			var err error
+			defer func() { done <- err }()
+			defer recovered(&err)
+			err = p.serve(c, func(ctx context.Context, instance pattern.Instance) error {
 				return next(instance, &servedStream{ServerStream: ss, ctx: ctx, slow: slow, received: func() error { return p.admit(c) }})
 			})
 		}()

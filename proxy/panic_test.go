@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/namespace"
@@ -33,5 +34,32 @@ func TestPanicEndsOnlyItsCall(t *testing.T) {
 	}
 	if n := s.users.Load(); n != 1 {
 		t.Errorf("the configuration has %d users", n)
+	}
+}
+
+// The same for an operation of a stream.
+func TestPanicEndsOnlyItsOperation(t *testing.T) {
+	t.Parallel()
+	p, err := New(Options{Loopback: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.closeBackends)
+	m := &method{name: "Retrieve", class: 1}
+	p.metrics.methods, p.metrics.seconds = []*method{m}, []*durations{newHistogram("h", "", [2]string{"a", "b"}).with("", "")}
+	to := &target{anonymous: namespace.AnonymousReadWrite, counters: p.metrics.hold("n", "p")} // no limits: that is the panic
+	s := newSnapshot()
+	s.namespaces["n"] = &tenant{plan: &namespace.Placement{Name: "n"}, kinds: [][]*target{{to}}}
+	p.snapshot.Store(s)
+	p.kinds.methods = []map[string]*method{{m.name: m}}
+	d := &door{proxy: p, call: &call{Context: t.Context(), method: m, selectors: selectors{namespace: "n"}}, last: map[*method]*admission{}}
+	if _, err := d.Enter(t.Context(), pattern.Entry{Method: m.name, Received: time.Now()}); errs.ReasonOf(err) != errs.Internal {
+		t.Errorf("%v", err)
+	}
+	if n := s.users.Load(); n != 1 {
+		t.Errorf("the configuration has %d users", n)
+	}
+	if to.counters.rows[m.index*int(transports)+int(overPipeline)].Load() == nil {
+		t.Error("it was not counted")
 	}
 }

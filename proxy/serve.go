@@ -82,12 +82,15 @@ func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.In
 // survive keeps a panic of one call from ending the process, and every other
 // call with it.
 func (p *Proxy) survive(c *call, run func(ctx context.Context, instance pattern.Instance) error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = errs.Wrap(fmt.Errorf("panic: %v\n%s", r, debug.Stack()), errs.Internal, "")
-		}
-	}()
+	defer recovered(&err)
 	return p.steps(c, run)
+}
+
+// recovered makes a panic an outcome. It is deferred.
+func recovered(err *error) {
+	if r := recover(); r != nil {
+		*err = errs.Wrap(fmt.Errorf("panic: %v\n%s", r, debug.Stack()), errs.Internal, "")
+	}
 }
 
 func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.Instance) error) error {

@@ -13,7 +13,8 @@ import (
 
 // tap is the driver "tap": memory that the test can hold, break and count. All
 // its connections share their data. Keys that begin with "hang" wait for the
-// tap while it is shut; with whole set, every key does.
+// tap while it is shut; with whole set, every key does. Keys that begin with
+// "panic" panic.
 type tap struct {
 	driver.Driver
 
@@ -83,6 +84,9 @@ func (t *tap) pass(ctx context.Context, keys ...string) error {
 	t.mu.Unlock()
 	held := whole
 	for _, key := range keys {
+		if strings.HasPrefix(key, "panic") {
+			panic("made up by " + key)
+		}
 		held = held || strings.HasPrefix(key, "hang")
 	}
 	if shut == nil || !held {

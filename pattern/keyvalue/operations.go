@@ -75,6 +75,7 @@ func (p *pipe) lastDue(ops []*operation) (context.Context, context.CancelFunc) {
 
 // runReads carries out reads.
 func (p *pipe) runReads(s *store, ops []*operation) {
+	defer p.survive(ops)
 	ctx, cancel := p.lastDue(ops)
 	defer cancel()
 	if len(ops) == 1 {
@@ -136,6 +137,7 @@ func readAnswer(in *keyvaluev1.Operation, e *driver.Entry, err error) (*keyvalue
 
 // runWrites carries out writes; one that is wrong in itself is answered before.
 func (p *pipe) runWrites(s *store, all []*operation) {
+	defer p.survive(all)
 	ctx, cancel := p.lastDue(all)
 	defer cancel()
 	ops, valid := make([]driver.Op, 0, len(all)), make([]*operation, 0, len(all))
@@ -205,9 +207,9 @@ func (p *pipe) leaveAll(ops []*operation, answer func(int) (*keyvaluev1.Answer, 
 		answers[i] = p.settle(o, a, err)
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for i, o := range ops {
 		p.put(o, answers[i])
 	}
 	p.flushLocked()
-	p.mu.Unlock()
 }

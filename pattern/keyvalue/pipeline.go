@@ -3,7 +3,9 @@ package keyvalue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -79,12 +81,14 @@ type operation struct {
 	request *keyvaluev1.Operation
 	size    int
 	ticket  pattern.Ticket
+	left    bool // the ticket has been given back
 	due     time.Time
 	answer  *keyvaluev1.Answer // set once, under pipe.mu
 }
 
 // read receives messages until the client half-closes or the stream breaks.
 func (p *pipe) read() {
+	defer p.survive(nil)
 	for {
 		in := new(keyvaluev1.PipelineRequest)
 		err := p.stream.RecvMsg(in)
@@ -209,6 +213,7 @@ func (p *pipe) settle(o *operation, a *keyvaluev1.Answer, outcome error) *keyval
 	if outcome == nil && a.SizeVT() > maxOperation {
 		outcome = errs.TooLarge("pipeline", a.SizeVT(), maxOperation)
 	}
+	o.left = true
 	p.door.Leave(o.ticket, outcome)
 	if outcome != nil {
 		return p.refusal(o, outcome)
@@ -249,10 +254,19 @@ func (p *pipe) flushLocked() {
 		return
 	}
 	p.sending = true
+	defer p.flushed()
 	for (len(p.out) > 0 || p.going) && p.err == nil && !p.finished {
 		p.sendSome()
 	}
+}
+
+// flushed ends a turn of sending; mu is held. A panic in it breaks the stream:
+// nobody knows what the client was told.
+func (p *pipe) flushed() {
 	p.sending = false
+	if r := recover(); r != nil {
+		p.breakLocked(panicked(r))
+	}
 }
 
 // sendSome sends one message; mu is held before and after.
@@ -276,9 +290,7 @@ func (p *pipe) sendSome() {
 	p.out, p.spare = rest, nil
 	p.since = time.Now()
 	p.arm(p.since.Add(slowAfter))
-	p.mu.Unlock()
-	err := p.stream.SendMsg(msg)
-	p.mu.Lock()
+	err := p.transmit(msg)
 	p.since = time.Time{}
 	for _, o := range now {
 		p.bytes -= o.size
@@ -290,6 +302,13 @@ func (p *pipe) sendSome() {
 		p.err = err
 	}
 	p.room.Broadcast()
+}
+
+// transmit sends a message; mu is held before and after.
+func (p *pipe) transmit(msg *keyvaluev1.PipelineResponse) error {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	return p.stream.SendMsg(msg)
 }
 
 // write sends a message before anybody else can.
@@ -326,6 +345,7 @@ func (p *pipe) arm(at time.Time) {
 
 // tick answers what is due and ends a stream whose client does not read.
 func (p *pipe) tick() {
+	defer p.survive(nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.timerAt = time.Time{}
@@ -337,8 +357,7 @@ func (p *pipe) tick() {
 		if end := p.since.Add(slowAfter); now.Before(end) {
 			p.arm(end)
 		} else if p.err == nil {
-			p.err = errs.New(errs.SlowReader, "no answer was read for %s; read answers while sending operations", slowAfter)
-			p.endLocked()
+			p.breakLocked(errs.New(errs.SlowReader, "no answer was read for %s; read answers while sending operations", slowAfter))
 			return
 		}
 	}
@@ -373,19 +392,52 @@ func (p *pipe) goAway() {
 // stop ends the beginning of operations; those in flight go on.
 func (p *pipe) stop(err error) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.breakLocked(err)
+}
+
+func (p *pipe) breakLocked(err error) {
 	if err != nil && p.err == nil {
 		p.err = err
 	}
-	p.endLocked()
-	p.mu.Unlock()
-}
-
-func (p *pipe) endLocked() {
 	if !p.stopped {
 		p.stopped = true
 		close(p.ended)
 	}
 	p.room.Broadcast()
+}
+
+// survive keeps a panic in one of the stream's goroutines from ending the
+// process. The operations that the goroutine carries out are answered; one
+// that carries out none holds the stream together, which then breaks. It is
+// deferred.
+func (p *pipe) survive(ops []*operation) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	err := panicked(r)
+	if ops == nil {
+		p.stop(err)
+		return
+	}
+	told := p.door.Status(err) // once for all of them: it is logged
+	for _, o := range ops {
+		if !o.left {
+			o.left = true
+			p.door.Leave(o.ticket, err)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range ops {
+		p.put(o, &keyvaluev1.Answer{Id: o.request.GetId(), Result: &keyvaluev1.Answer_Error{Error: told}})
+	}
+	p.flushLocked()
+}
+
+func panicked(r any) error {
+	return errs.Wrap(fmt.Errorf("panic: %v\n%s", r, debug.Stack()), errs.Internal, "")
 }
 
 // finish waits until all that was begun is answered, unless the stream broke.

@@ -95,8 +95,9 @@ type call struct {
 	state      callState
 	id         uint64 // on the stream that it was sent on
 	lead       *stream
-	left       int // tries, this one included
-	breaks     int // streams that broke with it
+	left       int  // tries, this one included
+	breaks     int  // streams that broke with it
+	moved      bool // a stream drained before it was begun
 	prev, next *call
 
 	// How it ended.

@@ -1,9 +1,15 @@
 package client
 
 import (
+	"bytes"
+
+	"google.golang.org/genproto/googleapis/rpc/status"
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
+	"github.com/prismgw/prism/errs"
 )
 
 // The two messages of a stream are written and read here, field by field, and
@@ -118,6 +124,19 @@ func (in *incoming) UnmarshalVT(data []byte) error {
 		return err
 	}
 	return in.deliver(in)
+}
+
+// codeUnavailable is how a google.rpc.Status with that code begins.
+const codeUnavailable = "\x08\x0e"
+
+// draining reports whether the server refused the operation because it shuts
+// down. Most errors are other ones, which a look at the code tells.
+func (a *answer) draining() bool {
+	if a.result != fieldError || !bytes.HasPrefix(a.body, []byte(codeUnavailable)) {
+		return false
+	}
+	st := new(status.Status)
+	return proto.Unmarshal(a.body, st) == nil && errs.ReasonOf(errs.FromStatus(grpcstatus.ErrorProto(st))) == errs.Draining
 }
 
 func (a *answer) read(data []byte) error {

@@ -100,6 +100,9 @@ func (m *mux) do(ctx context.Context, i *invocation) error {
 	}
 	defer c.free()
 	i.tries += c.breaks
+	if c.moved {
+		i.tries++
+	}
 	if c.err != nil {
 		return c.err
 	}

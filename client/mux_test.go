@@ -292,6 +292,44 @@ func TestGoingAwayIsNotNoticed(t *testing.T) {
 	}
 }
 
+// Operations that a server refuses because it drains are made on another
+// stream at once, writes too.
+func TestDrainingIsNotNoticed(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	kv := s.dial(t, withStreams(1), WithRetry(RetryPolicy{Tries: 2, BaseDelay: time.Hour, MaxDelay: time.Hour})).KeyValue("")
+	const callers = 32
+	for round := range scale(100) {
+		var group sync.WaitGroup
+		for g := range callers {
+			group.Go(func() {
+				if n, err := kv.Increment(t.Context(), fmt.Sprint("n", g), 1); err != nil || n != int64(round+1) {
+					t.Errorf("%d: %d %v", round, n, err)
+				}
+			})
+		}
+		group.Wait()
+		s.drain()
+	}
+	if n := s.refused.Load(); n < int64(scale(100)-1) {
+		t.Errorf("only %d operations were refused", n)
+	}
+}
+
+// A call is moved once without a pause, and is known not to have happened when
+// its tries are used up.
+func TestDrainingEverywhere(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	tries := failing(s, 1000, errs.New(errs.Draining, "never").WithRetry(50*time.Millisecond))
+	begin := time.Now()
+	_, err := s.dial(t).KeyValue("").Store(t.Context(), "k", nil)
+	wantReason(t, err, errs.Draining)
+	if took := time.Since(begin); tries.Load() != 3 || s.opened.Load() != 3 || took < 50*time.Millisecond {
+		t.Errorf("%d tries on %d streams in %v, want 3 on 3 with a pause of 50 ms", tries.Load(), s.opened.Load(), took)
+	}
+}
+
 // What a stream that breaks leaves unanswered: reads are repeated, writes only
 // under an idempotency key.
 func TestBrokenStream(t *testing.T) {

@@ -38,7 +38,7 @@ type server struct {
 	// hook runs before an operation takes effect; an error is its answer.
 	hook atomic.Pointer[func(ctx context.Context, key string) error]
 
-	unary, pipelined, messages, cancels, opened, largest atomic.Int64
+	unary, pipelined, messages, cancels, opened, largest, refused atomic.Int64
 
 	mu       sync.Mutex // guards the rest
 	values   map[string]string
@@ -271,6 +271,7 @@ type serverStream struct {
 	inFlight map[uint64]context.CancelFunc
 	bytes    int
 	leaving  bool
+	draining bool
 
 	working sync.WaitGroup
 	leave   chan struct{} // closed to go away
@@ -337,6 +338,11 @@ func (st *serverStream) message(req *keyvaluev1.PipelineRequest) {
 	st.mu.Lock()
 	if st.leaving { // not read any more
 		st.mu.Unlock()
+		return
+	}
+	if st.draining {
+		st.mu.Unlock()
+		st.refuse(req.GetOperations())
 		return
 	}
 	st.s.messages.Add(1)
@@ -439,6 +445,28 @@ func (st *serverStream) check(req *keyvaluev1.PipelineRequest) {
 	st.s.mu.Lock()
 	st.s.last = ops
 	st.s.mu.Unlock()
+}
+
+// refuse answers operations that come too late.
+func (st *serverStream) refuse(ops []*keyvaluev1.Operation) {
+	resp := &keyvaluev1.PipelineResponse{}
+	for _, op := range ops {
+		st.s.refused.Add(1)
+		resp.Answers = append(resp.Answers, failure(op.GetId(), errs.Draining))
+	}
+	st.answer(resp)
+}
+
+// drain makes every stream refuse operations.
+func (s *server) drain() {
+	s.mu.Lock()
+	streams := slices.Collect(maps.Keys(s.streams))
+	s.mu.Unlock()
+	for _, st := range streams {
+		st.mu.Lock()
+		st.draining = true
+		st.mu.Unlock()
+	}
 }
 
 // goAway makes every stream go away in order.

@@ -258,11 +258,30 @@ func (s *stream) answer(a *answer) error {
 	if c.state == callEnded { // its caller has gone
 		return nil
 	}
+	if a.draining() && s.move(c) {
+		return nil
+	}
 	c.state = callEnded
 	c.result = a.result
 	c.body = append(c.body[:0], a.body...)
 	s.woken = append(s.woken, c)
 	return nil
+}
+
+// move leaves a stream whose server drains, and reports whether the call that
+// was refused, and so had no effect, is sent elsewhere at once. That happens
+// once; afterwards its caller waits before the next try. It needs mux.mu.
+func (s *stream) move(c *call) bool {
+	if !s.goingAway {
+		s.goAway()
+	}
+	if c.left <= 1 || c.moved {
+		return false
+	}
+	c.left--
+	c.moved = true
+	s.mux.queue.pushFront(c)
+	return true
 }
 
 // goAway makes room for another stream while this one finishes. The queue

@@ -105,7 +105,7 @@ var noCall Call
 
 // A StreamFunc serves one stream of operations until the client ends it, the
 // door tells it to go, or its context ends. A nil error means that every
-// operation that was read has been answered.
+// operation without an answer had no effect.
 type StreamFunc func(door Door, stream grpc.ServerStream) error
 
 // A Door lets the operations of one stream in, each like a call of its own:
@@ -126,6 +126,11 @@ type Door interface {
 
 	// Going is closed when the stream should end soon.
 	Going() <-chan struct{}
+
+	// Gone is closed when the client has had its time to go. From then on
+	// Enter lets nothing in (errs.Draining), and the stream ends when what is
+	// in has been answered.
+	Gone() <-chan struct{}
 }
 
 // An Entry asks a Door to admit one operation.

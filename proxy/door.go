@@ -39,9 +39,9 @@ func (d *door) run(next pattern.StreamFunc, ss grpc.ServerStream) (err error) {
 	defer recovered(&err)
 	d.proxy.metrics.open(d.call.method, 1)
 	defer d.proxy.metrics.open(d.call.method, -1)
-	leave, going := d.proxy.streams.join()
+	var leave func()
+	leave, d.going, d.gone = d.proxy.streams.join()
 	defer leave()
-	d.going = going
 	return next(d, &servedStream{ServerStream: ss, ctx: ss.Context(), received: func() error { return nil }})
 }
 
@@ -50,6 +50,7 @@ type door struct {
 	proxy *Proxy
 	call  *call
 	going <-chan struct{}
+	gone  <-chan struct{}
 
 	source source // the stream takes turns with the namespace's others
 
@@ -76,7 +77,10 @@ func (d *door) open() error {
 	if err := t.authenticate(&c.selectors); err != nil {
 		return err
 	}
-	return t.authorize(c.method)
+	if err := t.authorize(c.method); err != nil {
+		return err
+	}
+	return d.proxy.streams.refuses()
 }
 
 // admission is what a door remembers of an operation that is in.
@@ -142,6 +146,11 @@ func (d *door) admit(ctx context.Context, a *admission, flush func()) (err error
 	if err := a.target.authorize(a.method); err != nil {
 		return err
 	}
+	select {
+	case <-d.gone:
+		return errGone
+	default:
+	}
 	return d.proxy.gate.enter(ctx, a.target.limits, &d.source, a.method, flush)
 }
 
@@ -171,3 +180,6 @@ func (d *door) Subject() string { return d.call.Subject }
 
 // Going implements pattern.Door.
 func (d *door) Going() <-chan struct{} { return d.going }
+
+// Gone implements pattern.Door.
+func (d *door) Gone() <-chan struct{} { return d.gone }

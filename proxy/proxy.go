@@ -128,15 +128,17 @@ func (p *Proxy) Start() {
 	}
 }
 
-// Stop ends the proxy: not ready, lame duck, streams asked to go, no new
-// calls, those in flight finish or the drain time passes, backends close.
-// ctx can cut it short. It may be called once.
+// Stop ends the proxy: not ready, lame duck, clients asked to go and soon
+// refused (errs.Draining), calls in flight finish or the drain time passes,
+// backends close. ctx can cut it short. It may be called once.
 func (p *Proxy) Stop(ctx context.Context) {
 	p.draining.Store(true)
 	p.health.Shutdown()
 	p.http.SetKeepAlivesEnabled(false) // who calls from now on connects elsewhere next time
 	wait(ctx, p.opts.LameDuck)
 	p.streams.goAway()
+	refuse := time.AfterFunc(min(goingGrace, p.opts.DrainTime/2), p.streams.refuse)
+	defer refuse.Stop()
 	drain, cancel := context.WithTimeout(ctx, p.opts.DrainTime)
 	defer cancel()
 	var both sync.WaitGroup

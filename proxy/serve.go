@@ -130,6 +130,9 @@ func (p *Proxy) admit(c *call) error {
 	if c.inside {
 		return nil
 	}
+	if err := p.streams.refuses(); err != nil {
+		return err
+	}
 	l := c.target.limits
 	if err := p.gate.enter(c, l, &l.unary, c.method, nil); err != nil {
 		return err

@@ -134,12 +134,13 @@ func TestPipelinePanicElsewhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			key := "none"
-			if at == "the time is over" { // then the timer makes the status
-				f.at, key = "Status", "hang"
+			ops := []*keyvaluev1.Operation{retrieveOp(1, "none")}
+			if at == "the time is over" { // of one, and the backend works on both: so the timer makes the status
+				f.at = "Status"
+				ops = []*keyvaluev1.Operation{timed(retrieveOp(1, "hang"), 100), timed(retrieveOp(2, "hang"), 20_000)}
 			}
 			// The stream may break while this is sent.
-			_ = p.Send(&keyvaluev1.PipelineRequest{Operations: []*keyvaluev1.Operation{timed(retrieveOp(1, key), 100)}})
+			_ = p.Send(&keyvaluev1.PipelineRequest{Operations: ops})
 			err = nil
 			for n := 0; err == nil; {
 				var m *keyvaluev1.PipelineResponse

@@ -26,7 +26,6 @@ const (
 const (
 	maxMessage = 31 << 10         // bytes of answers in one message; the next size of gRPC's buffers is 1 MiB
 	slowAfter  = 10 * time.Second // a client that reads nothing for so long loses the stream
-	goingGrace = 5 * time.Second  // for the client to half-close after GoingAway
 )
 
 // servePipeline serves one Pipeline stream (contracts 1.4).
@@ -41,11 +40,12 @@ func servePipeline(door pattern.Door, stream grpc.ServerStream) error {
 	p.write(&keyvaluev1.PipelineResponse{Hello: &keyvaluev1.Hello{
 		MaxInFlight: maxInFlight, MaxInFlightBytes: maxInFlightBytes, MaxOperationBytes: maxOperation,
 	}})
+	stop := context.AfterFunc(p.ctx, func() { p.stop(context.Cause(p.ctx)) })
+	defer stop()
 	go p.read()
 	defer p.close()
 	select {
 	case <-p.ended:
-	case <-p.ctx.Done():
 	case <-door.Going():
 		p.goAway()
 	}
@@ -63,12 +63,14 @@ type pipe struct {
 	room     sync.Cond  // signalled when something was sent, or the stream ended
 	flying   map[uint64]*operation
 	unsent   int // operations that are not yet answered on the wire
-	bytes    int // of them and their answers
+	begun    int // of them, those that came before the client's time to go was over
+	bytes    int // of all and their answers
 	out      []*operation
 	spare    []*operation
 	sending  bool
 	since    time.Time // when the message that is being sent was begun
 	going    bool      // GoingAway is to be sent
+	gone     bool      // the client's time to go is over
 	stopped  bool      // nothing more is begun
 	err      error     // why the stream broke
 	timer    *time.Timer
@@ -81,6 +83,7 @@ type operation struct {
 	request *keyvaluev1.Operation
 	size    int
 	ticket  pattern.Ticket
+	begun   bool // it counts in pipe.begun
 	left    bool // the ticket has been given back
 	due     time.Time
 	answer  *keyvaluev1.Answer // set once, under pipe.mu
@@ -179,6 +182,9 @@ func (p *pipe) register(ops []operation, flush func()) (n int, err error) {
 		}
 		p.flying[id] = o
 		p.unsent++
+		if o.begun = !p.gone; o.begun {
+			p.begun++
+		}
 		p.bytes += o.size
 		n++
 	}
@@ -294,6 +300,9 @@ func (p *pipe) sendSome() {
 	p.since = time.Time{}
 	for _, o := range now {
 		p.bytes -= o.size
+		if o.begun {
+			p.begun--
+		}
 	}
 	p.unsent -= n
 	clear(now)
@@ -379,14 +388,24 @@ func (p *pipe) goAway() {
 	p.going = true
 	p.flushLocked()
 	p.mu.Unlock()
-	grace := time.NewTimer(goingGrace)
-	defer grace.Stop()
 	select {
 	case <-p.ended:
-	case <-p.ctx.Done():
-	case <-grace.C:
-		p.stop(nil)
+	case <-p.door.Gone():
+		p.refuseRest()
 	}
+}
+
+// refuseRest ends a stream whose client has not gone. What comes while the
+// last operations are carried out is refused by the door, and keeps nothing
+// from ending.
+func (p *pipe) refuseRest() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = true
+	for p.begun > 0 && !p.stopped {
+		p.room.Wait()
+	}
+	p.breakLocked(nil)
 }
 
 // stop ends the beginning of operations; those in flight go on.
@@ -442,8 +461,6 @@ func panicked(r any) error {
 
 // finish waits until all that was begun is answered, unless the stream broke.
 func (p *pipe) finish() error {
-	stop := context.AfterFunc(p.ctx, func() { p.stop(context.Cause(p.ctx)) })
-	defer stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for p.unsent > 0 && p.err == nil {

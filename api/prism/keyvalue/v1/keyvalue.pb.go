@@ -1952,9 +1952,10 @@ func (*Answer_Increment) isAnswer_Result() {}
 func (*Answer_Expire) isAnswer_Result() {}
 
 // GoingAway asks the client to send no more operations on this stream, to
-// half-close it and to go on with another one. What was sent before is served
-// as always. When the server then ends the stream with status OK, operations
-// that have no answer were not read and had no effect.
+// half-close it and to go on with another one. What comes within the next 5 s
+// is served as always, what comes later is answered DRAINING and had no effect.
+// When the server then ends the stream with status OK, operations that have no
+// answer had no effect either.
 type GoingAway struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields

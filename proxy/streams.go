@@ -21,8 +21,8 @@ const goingGrace = 5 * time.Second
 
 // Both are told before anything is done.
 var (
-	errDraining = errs.New(errs.Draining, "this proxy is shutting down, and nothing was done; repeat it on a new connection, which leads to another proxy").WithRetry(retryBusy)
-	errGone     = errs.New(errs.Draining, "this stream was asked to go some seconds ago, and nothing was done; repeat it on a new stream").WithRetry(retryBusy)
+	errDraining = errs.New(errs.Draining, "this proxy is shutting down, and nothing was done; repeat it on a new connection, which leads to another proxy")
+	errGone     = errs.New(errs.Draining, "this stream was asked to go some seconds ago, and nothing was done; repeat it on a new stream")
 )
 
 // streams are the open streams of operations. They are asked to go when they

@@ -116,7 +116,11 @@ func directRecord(m *nats.Msg, stream string) (r record, foreign bool, err error
 // storedRecord reads an answer of the stream's leader. No message is
 // errs.KeyNotFound.
 func (s *session) storedRecord(m *nats.Msg) (record, error) {
-	var a struct {
+	if err := s.status(m); err != nil {
+		return record{}, err
+	}
+	var a struct { // all of it at once: an answer can have megabytes
+		Error   *jetstream.APIError `json:"error"`
 		Message struct {
 			Subject string    `json:"subject"`
 			Seq     uint64    `json:"seq"`
@@ -125,8 +129,11 @@ func (s *session) storedRecord(m *nats.Msg) (record, error) {
 			Time    time.Time `json:"time"`
 		} `json:"message"`
 	}
-	if err := s.answerOf(m, &a); err != nil {
-		return record{}, err
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return record{}, fmt.Errorf("an answer of another form: %w", err)
+	}
+	if a.Error != nil {
+		return record{}, ofAPI(a.Error)
 	}
 	r := record{subject: a.Message.Subject, seq: a.Message.Seq, value: a.Message.Data}
 	if len(a.Message.Header) == 0 {

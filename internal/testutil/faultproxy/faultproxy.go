@@ -23,7 +23,9 @@ const (
 	Pause
 	// Mute forwards requests and holds the answers back.
 	Mute
-	// Garbage forwards requests and sends random bytes in the place of each answer.
+	// Garbage forwards requests and sends random bytes in the place of each
+	// answer. The first is zero, with which no protocol begins one: of random
+	// bytes some are a legal answer (to Redis, all that begin with _ are a null).
 	Garbage
 	// Cut closes connections, new ones when the first request has come.
 	Cut
@@ -195,7 +197,8 @@ func (p *Proxy) forward(from, to net.Conn, held ...Mode) {
 				return
 			case Garbage:
 				if answers {
-					rand.Read(buf[:n])
+					rand.Read(buf[1:n])
+					buf[0] = 0
 				}
 			}
 			if _, err := to.Write(buf[:n]); err != nil {

@@ -36,8 +36,9 @@ var leakCheck = check{"leaks/goroutines", nil, func(e *env) {
 func (e *env) leaksAfterFaults() {
 	e.Helper()
 	p := e.patient()
+	config := p.server.Config(p.proxy.Addr) // it may start what goes with the test
 	before := goleak.IgnoreCurrent()
-	conn, err := e.s.h.Driver.Open(p.server.Config(p.proxy.Addr))
+	conn, err := e.s.h.Driver.Open(config)
 	if err != nil {
 		e.Fatalf("open: %v", err)
 	}

@@ -43,8 +43,9 @@ export PATH := $(CURDIR)/.tools:$(PATH)
 
 .PHONY: run
 run: ## start everything in one process, on data in ./.prism
-	@echo 'building prism; this takes a minute the first time'
-	@go run ./cmd/prism dev $(ARGS)
+	@echo 'building prism; this takes a minute or two the first time'
+	@go build -o .cache/prism ./cmd/prism
+	@exec .cache/prism dev $(ARGS)
 
 # A run of everything leaves what the suites found, for make check; a run with
 # ARGS may be a part. (Go never takes tests that write there from its cache.)

@@ -16,6 +16,7 @@ import (
 	"github.com/prismgw/prism/driver/drivertest"
 	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/internal/testutil/kvtest"
 	"github.com/prismgw/prism/internal/testutil/servers"
 )
 
@@ -219,13 +220,13 @@ func fill(t testing.TB, kv driver.KV, n int) {
 func TestLeaderIsKilled(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t)
-	load := newLoad(t, space(t, open(t, replicated(nodes...)), orders))
-	load.progress(100)
+	load := kvtest.NewLoad(t, space(t, open(t, replicated(nodes...)), orders))
+	load.Progress(100)
 	leader := leaderOf(t, nodes)
 	nodes[leader].Kill()
-	load.progress(100)
+	load.Progress(100)
 	nodes[leader].Start()
-	load.check(space(t, open(t, replicated(nodes...)), orders))
+	load.Check(space(t, open(t, replicated(nodes...)), orders))
 }
 
 // leaderOf returns the index of the node that leads the bucket's stream.

@@ -1,10 +1,8 @@
 package nats_test
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 
@@ -94,7 +92,3 @@ func TestOnceIsRefused(t *testing.T) {
 	_, err := kv.Get(t.Context(), "k", driver.ValueOnly)
 	wants(t, "get", err, errs.KeyNotFound)
 }
-
-var errVault = errors.New("the vault is closed")
-
-func closedVault(context.Context) (string, driver.Secret, error) { return "", "", errVault }

@@ -1,22 +1,27 @@
 package redis_test
 
 import (
-	"context"
-	"errors"
 	"testing"
-	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/redis"
-	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/internal/testutil/kvtest"
 	"github.com/prismgw/prism/internal/testutil/servers"
 )
 
-// patience only ends what hangs.
-const patience = 30 * time.Second
+// The words that the tests of several drivers share.
+var (
+	orders = kvtest.Orders
+	space  = kvtest.Space
+	apply  = kvtest.Apply
+	put    = kvtest.Put
+	wants  = kvtest.Wants
+	must   = kvtest.Must
+	await  = kvtest.Await
+)
 
 // The client library sleeps for five seconds before it closes connections that
 // it made twice, which happens where a url names several nodes of a Cluster.
@@ -27,29 +32,8 @@ func TestMain(m *testing.M) {
 // open returns a connection that is closed at the end of the test.
 func open(t testing.TB, c driver.Config) driver.Conn {
 	t.Helper()
-	conn, err := redis.Driver().Open(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := conn.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return conn
+	return kvtest.Open(t, redis.Driver(), c)
 }
-
-func space(t testing.TB, conn driver.Conn, s driver.Space) driver.KV {
-	t.Helper()
-	b, err := conn.Space(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b.KV
-}
-
-// orders is the space that most tests use.
-var orders = driver.Space{Namespace: "orders", Pattern: "carts"}
 
 // start starts a server of its own and opens a space on it, with an
 // independent client beside it.
@@ -65,44 +49,4 @@ func plain(t testing.TB, addr string) *goredis.Client {
 	c := goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
-}
-
-func apply(ctx context.Context, kv driver.KV, op driver.Op) driver.Result {
-	results := make([]driver.Result, 1)
-	kv.Apply(ctx, []driver.Op{op}, results)
-	return results[0]
-}
-
-func put(t testing.TB, kv driver.KV, key, value string) driver.Result {
-	t.Helper()
-	r := apply(t.Context(), kv, driver.Op{Kind: driver.Put, Key: key, Value: []byte(value)})
-	if r.Err != nil {
-		t.Fatalf("put %s: %v", key, r.Err)
-	}
-	return r
-}
-
-func wants(t testing.TB, what string, err error, reason errs.Reason) *errs.Error {
-	t.Helper()
-	if !errors.Is(err, reason) {
-		t.Fatalf("%s: got %v (%v), want %v", what, errs.ReasonOf(err), err, reason)
-	}
-	return errs.From(err)
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// await waits until a condition holds.
-func await(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, patience)
-		}
-	}
 }

@@ -1,107 +1,24 @@
 package redis_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	bigint "math/big"
-	"net"
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/redis"
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/internal/testutil/kvtest"
 	"github.com/prismgw/prism/internal/testutil/servers"
+	"github.com/prismgw/prism/internal/testutil/testca"
 )
-
-// authority is a certificate authority for one test.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	a := &authority{cert: &x509.Certificate{
-		SerialNumber: bigint.NewInt(1), Subject: pkix.Name{CommonName: "test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}}
-	a.key = newKey(t)
-	der, err := x509.CreateCertificate(rand.Reader, a.cert, a.cert, &a.key.PublicKey, a.key)
-	must(t, err)
-	a.cert, err = x509.ParseCertificate(der)
-	must(t, err)
-	return a
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	return key
-}
-
-func (a *authority) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.cert)
-	return p
-}
-
-// issue writes ca.pem, cert.pem and key.pem for 127.0.0.1 and returns their folder.
-func (a *authority) issue(t testing.TB) string {
-	t.Helper()
-	dir, key := t.TempDir(), newKey(t)
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: bigint.NewInt(2), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, a.cert, &key.PublicKey, a.key)
-	must(t, err)
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	must(t, err)
-	for name, block := range map[string]*pem.Block{
-		"ca.pem":   {Type: "CERTIFICATE", Bytes: a.cert.Raw},
-		"cert.pem": {Type: "CERTIFICATE", Bytes: der},
-		"key.pem":  {Type: "PRIVATE KEY", Bytes: secret},
-	} {
-		must(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600))
-	}
-	return dir
-}
 
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t)
-	dir := ca.issue(t)
+	ca := testca.New(t)
+	dir := ca.Issue(t)
 	s := servers.RedisWith(t, "--port", "0", "--tls-port", "{port}", "--tls-auth-clients", "no",
 		"--tls-ca-cert-file", dir+"/ca.pem", "--tls-cert-file", dir+"/cert.pem", "--tls-key-file", dir+"/key.pem")
-	ctx := t.Context()
-	get := func(c driver.Config) error {
-		kv := space(t, open(t, c), orders)
-		if err := apply(ctx, kv, driver.Op{Kind: driver.Put, Key: "k", Value: []byte("v")}).Err; err != nil {
-			return err
-		}
-		e, err := kv.Get(ctx, "k", driver.WithExpiry)
-		if err == nil && string(e.Value) != "v" {
-			t.Errorf("got %q", e.Value)
-		}
-		return err
-	}
-	must(t, get(driver.Config{URL: "rediss://" + s.Addr, TLS: &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}}))
+	kvtest.TLS(t, redis.Driver(), ca, "rediss://"+s.Addr, "redis://"+s.Addr)
 
-	stranger := newAuthority(t)
-	wants(t, "another authority", get(driver.Config{URL: "rediss://" + s.Addr, TLS: &tls.Config{RootCAs: stranger.pool(), MinVersion: tls.VersionTLS12}}), errs.BackendUnavailable)
-	wants(t, "the system's authorities", get(driver.Config{URL: "rediss://" + s.Addr}), errs.BackendUnavailable)
-	wants(t, "another name", get(driver.Config{URL: "rediss://" + s.Addr, TLS: &tls.Config{RootCAs: ca.pool(), ServerName: "elsewhere", MinVersion: tls.VersionTLS12}}), errs.BackendUnavailable)
-	wants(t, "plain to a TLS server", get(driver.Config{URL: "redis://" + s.Addr}), errs.BackendUnavailable)
-
-	open := servers.RedisWith(t)
-	wants(t, "TLS to a plain server", get(driver.Config{URL: "rediss://" + open.Addr, TLS: &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}}), errs.BackendUnavailable)
+	c := driver.Config{URL: "rediss://" + servers.RedisWith(t).Addr, TLS: ca.Trust()}
+	wants(t, "TLS to a plain server", kvtest.RoundTrip(t, redis.Driver(), c), errs.BackendUnavailable)
 }

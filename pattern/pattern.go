@@ -121,6 +121,20 @@ type Door interface {
 	// Status returns what a client is told of an outcome that is an error.
 	Status(outcome error) *rpcstatus.Status
 
+	// Timeout is the time that an operation has from its receipt if it names
+	// none.
+	Timeout() time.Duration
+
+	// Room returns how many bytes of answers one stream may hold now, as far as
+	// the proxy is concerned: answers that are not sent, and those that are to
+	// be expected of the operations that are in. It is less if the other streams
+	// hold much, and negative if large answers cannot be taken at all, whoever's
+	// they are.
+	Room() int
+
+	// Hold takes note that the stream holds so many bytes more, or fewer.
+	Hold(bytes int)
+
 	// Subject is who opened the stream.
 	Subject() string
 
@@ -137,17 +151,15 @@ type Door interface {
 type Entry struct {
 	Method      string
 	Received    time.Time
-	Timeout     time.Duration // from then, at most; 0: the default
-	Traceparent string        // what it belongs to, as W3C Trace Context has it
-	Flush       func()        // called before it waits, so that nothing that was admitted earlier waits with it
+	Traceparent string // what it belongs to, as W3C Trace Context has it
+	Flush       func() // called before it waits, so that nothing that was admitted earlier waits with it
+	Over        error  // it ended before its turn came: it is counted with this outcome, which Enter returns, and not let in
 }
 
 // A Ticket is one admitted operation.
 type Ticket struct {
-	Instance Instance  // what to run it on
-	Deadline time.Time // when its answer is due
-	Method   string
-	State    any // the door's own
+	Instance Instance // what to run it on
+	State    any      // the door's own
 	Entered  time.Time
 }
 

@@ -110,9 +110,7 @@ func TestCancelledCallsFreeTheirPlace(t *testing.T) {
 		_, err := c.Exists(in(t, "narrow"), &keyvaluev1.ExistsRequest{Key: "k"})
 		return err == nil
 	})
-	if n := s.waiting.Load(); n != 0 {
-		t.Errorf("%d calls still wait at the backend", n)
-	}
+	waitFor(t, "no call waits at the backend", func() bool { return s.waiting.Load() == 0 })
 }
 
 // Clients that are slow to send take no places: over gRPC none at all, over

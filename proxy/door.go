@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
 	"time"
 
@@ -98,14 +97,14 @@ func (d *door) Enter(ctx context.Context, e pattern.Entry) (pattern.Ticket, erro
 		return pattern.Ticket{}, errs.New(errs.Unsupported, "this proxy does not know this kind of operation; it is older than the client")
 	}
 	now := e.Received
-	t := pattern.Ticket{Deadline: now.Add(cmp.Or(e.Timeout, m.timeout)), Method: e.Method, Entered: now}
+	t := pattern.Ticket{Entered: now}
 	var span trace.Span
 	if d.proxy.tracing != nil {
 		_, span = d.proxy.tracing.start(ctx, &parent{traceparent: e.Traceparent}, m, &d.call.selectors, now)
 	}
 	snapshot := d.proxy.current()
 	a := d.admission(snapshot, m)
-	if err := d.admit(ctx, a, e.Flush); err != nil {
+	if err := d.admit(ctx, a, &e); err != nil {
 		d.proxy.metrics.count(a.target, m, overPipeline, now, err)
 		snapshot.release()
 		if span != nil {
@@ -132,7 +131,7 @@ func (d *door) admission(s *snapshot, m *method) *admission {
 // admit takes one operation through the steps that a call goes through in
 // serve, as far as the stream has not been through them. A panic is the
 // operation's outcome.
-func (d *door) admit(ctx context.Context, a *admission, flush func()) (err error) {
+func (d *door) admit(ctx context.Context, a *admission, e *pattern.Entry) (err error) {
 	defer recovered(&err)
 	if a.target == nil {
 		if a.target, err = a.snapshot.resolve(&d.call.selectors, a.method); err != nil {
@@ -146,12 +145,15 @@ func (d *door) admit(ctx context.Context, a *admission, flush func()) (err error
 	if err := a.target.authorize(a.method); err != nil {
 		return err
 	}
+	if e.Over != nil {
+		return e.Over
+	}
 	select {
 	case <-d.gone:
 		return errGone
 	default:
 	}
-	return d.proxy.gate.enter(ctx, a.target.limits, &d.source, a.method, flush)
+	return d.proxy.gate.enter(ctx, a.target.limits, &d.source, a.method, e.Flush)
 }
 
 // Leave implements pattern.Door.
@@ -174,6 +176,15 @@ func (d *door) Status(outcome error) *rpcstatus.Status {
 	d.proxy.logCause(d.call, e)
 	return e.Status(d.call.selectors.id()).Proto()
 }
+
+// Timeout implements pattern.Door.
+func (d *door) Timeout() time.Duration { return unaryTimeout }
+
+// Room implements pattern.Door.
+func (d *door) Room() int { return d.proxy.unsent.room() }
+
+// Hold implements pattern.Door.
+func (d *door) Hold(bytes int) { d.proxy.unsent.held.Add(int64(bytes)) }
 
 // Subject implements pattern.Door.
 func (d *door) Subject() string { return d.call.Subject }

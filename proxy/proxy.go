@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type Options struct {
 	Loopback             bool          // every listener is loopback or a Unix socket
 	AllowAnonymousWrites bool          // although they are not
 	MaxInFlight          int           // operations at once, of all namespaces; 0: DefaultInFlight
+	MaxUnsent            int           // bytes of answers that streams hold together; 0: DefaultUnsent
 	ConnectionAge        time.Duration // gRPC connections are asked to move after about this; 0: never
 	LameDuck             time.Duration // between "not ready" and the end of intake when stopping
 	DrainTime            time.Duration // for operations in flight when stopping
@@ -62,6 +64,7 @@ type Proxy struct {
 	pool    *pool
 	tracing *tracing // nil: none
 	streams *streams
+	unsent  unsent
 	gate    gate
 
 	snapshot atomic.Pointer[snapshot]
@@ -91,6 +94,8 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{opts: o, log: o.Log, kinds: k, metrics: newMetrics(k), streams: newStreams(), tracing: newTracing(o.Tracer)}
 	p.gate.limit = int64(cmp.Or(o.MaxInFlight, DefaultInFlight))
+	p.unsent.limit = cmp.Or(int64(o.MaxUnsent), unsentLimit(debug.SetMemoryLimit(-1)))
+	p.metrics.registry.MustRegister(p.unsent.collector())
 	p.pool = &pool{open: o.open, log: o.Log, metrics: p.metrics, now: o.Now, all: map[string]*backend{}}
 	p.snapshot.Store(newSnapshot())
 	p.grpc, p.health = p.newGRPC()

@@ -242,7 +242,7 @@ func TestStreamsThatDoNotRead(t *testing.T) {
 	if _, err := c.Store(in(t, "open"), &keyvaluev1.StoreRequest{Key: "k", Value: make([]byte, 4<<10)}); err != nil {
 		t.Fatal(err)
 	}
-	streams := scaled(1000, 100)
+	streams := scaled(1000, 50)
 	settle := runtime.NumGoroutine()
 	before := heap()
 	ctx, cancel := context.WithCancel(in(t, "open"))
@@ -257,7 +257,7 @@ func TestStreamsThatDoNotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		var ops []*keyvaluev1.Operation
-		for id := range uint64(1000) { // more than will be begun
+		for id := range uint64(600) { // more than will be read
 			ops = append(ops, retrieveOp(id+1, "k"))
 		}
 		if err := p.Send(&keyvaluev1.PipelineRequest{Operations: ops}); err != nil {
@@ -277,5 +277,5 @@ func TestStreamsThatDoNotRead(t *testing.T) {
 		return strings.Contains(get(t, "http://"+s.Ops+"/metrics"), `prism_streams_open{method="Pipeline"} 0`)
 	})
 	// What is left is what the connections need, one for 100 streams.
-	waitFor(t, "their goroutines are gone", func() bool { return runtime.NumGoroutine() < settle+20+12*streams/100 })
+	waitFor(t, "their goroutines are gone", func() bool { return runtime.NumGoroutine() < settle+20+12*(streams+99)/100 })
 }

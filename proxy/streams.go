@@ -3,7 +3,10 @@ package proxy
 import (
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prismgw/prism/errs"
 )
@@ -80,4 +83,37 @@ func either(d time.Duration, sooner, left <-chan struct{}) bool {
 		return false
 	}
 	return true
+}
+
+// DefaultUnsent is how many bytes of answers the streams of operations hold
+// together unless Options say otherwise, or a quarter of GOMEMLIMIT is less.
+const DefaultUnsent = 256 << 20
+
+// unsentLimit is the default under a limit of the process' memory.
+func unsentLimit(memory int64) int64 { return min(DefaultUnsent, memory/4) }
+
+// unsent is the room for answers of streams that are not sent. One stream may
+// hold an eighth of what the others leave: whoever does not read has the less
+// the more do so, and who reads what it asked for finds room. That bounds what
+// is begun, by what is expected of it; answers that are larger than expected
+// are refused where twice the limit is held.
+type unsent struct {
+	limit int64
+	held  atomic.Int64
+}
+
+// room returns what pattern.Door says.
+func (u *unsent) room() int {
+	held := u.held.Load()
+	if held > 2*u.limit {
+		return -1
+	}
+	return int(max(u.limit-held, 0) / 8)
+}
+
+// collector shows what is held.
+func (u *unsent) collector() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "prism_streams_unsent_bytes", Help: "Bytes of answers on streams that are not sent, with those expected of operations in flight.",
+	}, func() float64 { return float64(u.held.Load()) })
 }

@@ -198,3 +198,18 @@ func each(b *testing.B, run func(*testing.B, encoding.CodecV2, proto.Message)) {
 		}
 	}
 }
+
+// A message that its reader leaves unread must not hold many times its size.
+func TestBuffersFit(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{2 << 10, 33 << 10, 70 << 10, 250 << 10, 600 << 10} {
+		data, err := codec.V2{}.Marshal(&keyvaluev1.StoreRequest{Key: "k", Value: make([]byte, size)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := cap(data[0].ReadOnlyData()); c > 2*(size+16) {
+			t.Errorf("%d bytes take a buffer of %d", size, c)
+		}
+		data.Free()
+	}
+}

@@ -66,6 +66,7 @@ type store struct {
 	maxValue   int
 	defaultTTL time.Duration
 	cursors    cursors
+	sizes      sizes
 }
 
 var _ keyvaluev1.KeyValueServer = (*store)(nil)

@@ -26,14 +26,14 @@ func (b *batch) add(p *pipe, o *operation, run func(*store, []*operation)) {
 		return
 	}
 	if b.store != s {
-		b.run(p, run)
-		b.store = s
+		b.run(run)
+		b.store, p.latest = s, s
 	}
 	b.ops = append(b.ops, o)
 }
 
 // run hands the batch to a goroutine of its own and empties it.
-func (b *batch) run(_ *pipe, run func(*store, []*operation)) {
+func (b *batch) run(run func(*store, []*operation)) {
 	if len(b.ops) == 0 {
 		return
 	}
@@ -66,8 +66,8 @@ func methodOf(in *keyvaluev1.Operation) (name string, read bool) {
 func (p *pipe) lastDue(ops []*operation) (context.Context, context.CancelFunc) {
 	var last time.Time
 	for _, o := range ops {
-		if o.ticket.Deadline.After(last) {
-			last = o.ticket.Deadline
+		if o.due.After(last) {
+			last = o.due
 		}
 	}
 	return context.WithDeadline(p.ctx, last)
@@ -80,6 +80,7 @@ func (p *pipe) runReads(s *store, ops []*operation) {
 	defer cancel()
 	if len(ops) == 1 {
 		e, err := s.get(ctx, readKey(ops[0].request), wantedBy(ops))
+		s.sizes.learn(1, len(e.Value))
 		a, err := readAnswer(ops[0].request, &e, err)
 		p.leave(ops[0], a, err)
 		return
@@ -90,6 +91,11 @@ func (p *pipe) runReads(s *store, ops []*operation) {
 	}
 	res := make([]driver.GetResult, len(ops))
 	s.getValid(ctx, keys, wantedBy(ops), res)
+	bytes := 0
+	for i := range res {
+		bytes += len(res[i].Value)
+	}
+	s.sizes.learn(len(res), bytes)
 	p.leaveAll(ops, func(i int) (*keyvaluev1.Answer, error) {
 		return readAnswer(ops[i].request, &res[i].Entry, res[i].Err)
 	})
@@ -197,19 +203,4 @@ func writeAnswer(in *keyvaluev1.Operation, r *driver.Result) (*keyvaluev1.Answer
 		a.Result = &keyvaluev1.Answer_Expire{Expire: &keyvaluev1.ExpireResponse{ExpiresAt: expiry(r.Expires), Version: r.Version}}
 	}
 	return a, nil
-}
-
-// leaveAll ends the operations of a batch and sends their answers together.
-func (p *pipe) leaveAll(ops []*operation, answer func(int) (*keyvaluev1.Answer, error)) {
-	answers := make([]*keyvaluev1.Answer, len(ops))
-	for i, o := range ops {
-		a, err := answer(i)
-		answers[i] = p.settle(o, a, err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, o := range ops {
-		p.put(o, answers[i])
-	}
-	p.flushLocked()
 }

@@ -23,17 +23,15 @@ const (
 	maxOperation     = 256 << 10
 )
 
-const (
-	maxMessage = 31 << 10         // bytes of answers in one message; the next size of gRPC's buffers is 1 MiB
-	slowAfter  = 10 * time.Second // a client that reads nothing for so long loses the stream
-)
-
 // servePipeline serves one Pipeline stream (contracts 1.4).
 //
 // One goroutine reads. What it read runs in batches, one goroutine each, and
 // whoever has an answer sends it together with all that queued up meanwhile.
 // So a lone operation is answered at once, and under load both directions
 // carry many operations per message without a timer.
+//
+// Operations for which there is no room wait in a queue, and one more
+// goroutine begins them when there is; it is there only as long as any wait.
 func servePipeline(door pattern.Door, stream grpc.ServerStream) error {
 	p := &pipe{door: door, stream: stream, ctx: stream.Context(), flying: make(map[uint64]*operation), ended: make(chan struct{})}
 	p.room.L = &p.mu
@@ -57,36 +55,58 @@ type pipe struct {
 	door   pattern.Door
 	stream grpc.ServerStream
 	ctx    context.Context //nolint:containedctx // the stream's own, which bounds everything here
-	ended  chan struct{}   // closed when nothing more will be begun
+	ended  chan struct{}   // closed when nothing more is read
+
+	latest *store // of whoever begins operations: what the latest one runs on
 
 	mu       sync.Mutex // guards the fields below
-	room     sync.Cond  // signalled when something was sent, or the stream ended
+	room     sync.Cond  // signalled when something was sent or given back, or the stream ended
 	flying   map[uint64]*operation
-	unsent   int // operations that are not yet answered on the wire
-	begun    int // of them, those that came before the client's time to go was over
-	bytes    int // of all and their answers
+	queue    []message
+	queued   int  // operations in it
+	starting bool // startQueued begins operations, and nobody else may
+
+	unsent int // operations that are not yet answered on the wire
+	asked  int // bytes of them
+	begun  int // of them, those that are or were carried out
+	bytes  int // of those that are begun, and of unsent answers
+	held   int // bytes of the proxy's room for answers; see answers.go
+	untold int // of them, those that the door has not been told of
+
 	out      []*operation
 	spare    []*operation
 	sending  bool
 	since    time.Time // when the message that is being sent was begun
 	going    bool      // GoingAway is to be sent
 	gone     bool      // the client's time to go is over
-	stopped  bool      // nothing more is begun
+	stopped  bool      // ended is closed
 	err      error     // why the stream broke
 	timer    *time.Timer
 	timerAt  time.Time
 	finished bool
 }
 
+// message is what is left of one message to be begun.
+type message struct {
+	ops      []operation
+	received time.Time
+}
+
 // operation is one operation from its receipt until its answer is sent.
 type operation struct {
 	request *keyvaluev1.Operation
 	size    int
-	ticket  pattern.Ticket
-	begun   bool // it counts in pipe.begun
-	left    bool // the ticket has been given back
 	due     time.Time
-	answer  *keyvaluev1.Answer // set once, under pipe.mu
+	ticket  pattern.Ticket
+	left    bool // the ticket has been given back
+	skip    bool // it was answered before its turn came
+
+	// Guarded by pipe.mu.
+	begun   bool // it counts in pipe.begun
+	reserve int  // bytes that are held for its answer while it is carried out
+	answer  *keyvaluev1.Answer
+	length  int   // of the answer, in bytes
+	over    error // why it was answered before its end
 }
 
 // read receives messages until the client half-closes or the stream breaks.
@@ -109,45 +129,175 @@ func (p *pipe) read() {
 	}
 }
 
-// begin admits the operations of one message and runs them.
+// begin takes note of the operations of one message, and begins those for
+// which there is room; the others go into the queue.
 func (p *pipe) begin(all []*keyvaluev1.Operation) error {
-	received := time.Now()
-	var reads, writes batch
-	flush := func() {
-		reads.run(p, p.runReads)
-		writes.run(p, p.runWrites)
-	}
-	defer flush()
-	ops := make([]operation, len(all))
+	m := message{make([]operation, len(all)), time.Now()}
 	for i, in := range all {
-		ops[i] = operation{request: in, size: in.SizeVT()}
+		timeout := time.Duration(in.GetTimeoutMs()) * time.Millisecond
+		if timeout == 0 {
+			timeout = p.door.Timeout()
+		}
+		m.ops[i] = operation{request: in, size: in.SizeVT(), due: m.received.Add(timeout)}
 	}
-	for len(ops) > 0 {
-		n, err := p.register(ops, flush)
+	for len(m.ops) > 0 {
+		n, now, queued, err := p.register(m)
 		if err != nil {
 			return err
 		}
-		for i := range ops[:n] {
-			p.enter(&ops[i], received, &reads, &writes, flush)
+		p.start(now)
+		if queued {
+			go p.startQueued()
 		}
-		p.watch(ops[:n])
-		ops = ops[n:]
+		m.ops = m.ops[n:]
 	}
 	return nil
 }
 
+// register takes note of n operations, of one at least, and waits for that
+// while too many are unanswered. It returns those of them that the caller is to
+// begin now, and whether it is to have the queue begun. Only a client that
+// breaks the protocol gets an error, and loses the stream.
+func (p *pipe) register(m message) (n int, now message, queued bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.behind() && !p.stopped {
+		p.room.Wait()
+	}
+	if p.stopped {
+		return 0, now, false, io.EOF
+	}
+	first := m.ops[0].due
+	for n < len(m.ops) && !p.behind() {
+		o := &m.ops[n]
+		id := o.request.GetId()
+		if id == 0 || p.flying[id] != nil {
+			return n, now, false, errs.Invalid(errs.Field{Path: "operations.id", Text: "must not be zero, nor that of an operation in flight"})
+		}
+		p.flying[id] = o
+		p.unsent++
+		p.asked += o.size
+		if n++; o.due.Before(first) {
+			first = o.due
+		}
+	}
+	p.arm(first)
+	m.ops = m.ops[:n]
+	if !p.starting {
+		k := p.claim(m.ops)
+		now = message{m.ops[:k], m.received}
+		if m.ops = m.ops[k:]; len(m.ops) == 0 {
+			return n, now, false, nil
+		}
+		p.starting, queued = true, true
+	}
+	p.queue = append(p.queue, m)
+	p.queued += len(m.ops)
+	return n, now, queued, nil
+}
+
+// behind reports whether enough is unanswered or waits to be begun; mu is held.
+func (p *pipe) behind() bool {
+	return p.unsent >= maxInFlight || p.asked >= maxInFlightBytes || p.queued >= maxInFlight
+}
+
+// claim returns how many of the operations may be begun now; mu is held.
+func (p *pipe) claim(ops []operation) (n int) {
+	room, read := p.door.Room()-p.held, p.latest.expected()
+	need := 0
+	for ; n < len(ops); n++ {
+		o := &ops[n]
+		if o.skip = o.answer != nil; o.skip || p.gone {
+			continue // it is only counted, or refused
+		}
+		if p.begun >= maxInFlight || p.bytes >= maxInFlightBytes {
+			break
+		}
+		o.reserve = smallAnswer
+		if _, reads := methodOf(o.request); reads {
+			o.reserve = read
+		}
+		// Who holds nothing may begin one in any case.
+		if need+o.reserve > room && p.held+need > 0 {
+			o.reserve = 0
+			break
+		}
+		need += o.reserve
+		o.begun = true
+		p.begun++
+		p.bytes += o.size
+	}
+	p.hold(need)
+	p.tell()
+	return n
+}
+
+// start begins operations that were claimed.
+func (p *pipe) start(m message) {
+	var reads, writes batch
+	flush := func() {
+		reads.run(p.runReads)
+		writes.run(p.runWrites)
+	}
+	n := 0
+	defer func() {
+		flush()
+		p.drop(m.ops[n:]) // after a panic
+	}()
+	for ; n < len(m.ops); n++ {
+		p.enter(&m.ops[n], m.received, &reads, &writes, flush)
+	}
+}
+
+// startQueued begins what waits in the queue as there is room, until it is
+// empty.
+func (p *pipe) startQueued() {
+	defer p.survive(nil)
+	for {
+		m := p.next()
+		if len(m.ops) == 0 {
+			return
+		}
+		p.start(m)
+	}
+}
+
+// next returns what is to be begun from the queue, waiting for room; nothing
+// if there is nothing left or the stream broke.
+func (p *pipe) next() message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.queue) > 0 && p.err == nil && !p.finished {
+		m := &p.queue[0]
+		n := p.claim(m.ops)
+		if n == 0 {
+			p.room.Wait()
+			continue
+		}
+		now := message{m.ops[:n], m.received}
+		p.queued -= n
+		if m.ops = m.ops[n:]; len(m.ops) == 0 {
+			p.queue = p.queue[1:]
+		}
+		return now
+	}
+	p.starting, p.queue, p.queued = false, nil, 0
+	return message{}
+}
+
 // enter admits one operation and puts it into its batch.
 func (p *pipe) enter(o *operation, received time.Time, reads, writes *batch, flush func()) {
-	in := o.request
-	method, read := methodOf(in)
+	method, read := methodOf(o.request)
+	entry := pattern.Entry{Method: method, Received: received, Traceparent: o.request.GetTraceparent(), Flush: flush}
+	if o.skip {
+		entry.Over = o.over
+	}
 	var err error
-	o.ticket, err = p.door.Enter(p.ctx, pattern.Entry{
-		Method: method, Received: received, Timeout: time.Duration(in.GetTimeoutMs()) * time.Millisecond,
-		Traceparent: in.GetTraceparent(), Flush: flush,
-	})
+	o.ticket, err = p.door.Enter(p.ctx, entry)
 	switch {
+	case o.skip:
 	case err != nil:
-		p.refuse(o, err)
+		p.end(o, p.refusal(o, err))
 	case o.size > maxOperation:
 		p.leave(o, nil, errs.TooLarge("pipeline", o.size, maxOperation))
 	case read:
@@ -157,185 +307,15 @@ func (p *pipe) enter(o *operation, received time.Time, reads, writes *batch, flu
 	}
 }
 
-// register takes note of as many operations as there is room for, of one at
-// least; for that it waits. Only a client that breaks the protocol gets an
-// error, and loses the stream.
-func (p *pipe) register(ops []operation, flush func()) (n int, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.full() {
-		p.mu.Unlock()
-		flush()
-		p.mu.Lock()
-		for p.full() && !p.finished {
-			p.room.Wait()
-		}
-	}
-	if p.stopped || p.finished {
-		return 0, io.EOF
-	}
-	for n < len(ops) && !p.full() {
-		o := &ops[n]
-		id := o.request.GetId()
-		if id == 0 || p.flying[id] != nil {
-			return n, errs.Invalid(errs.Field{Path: "operations.id", Text: "must not be zero, nor that of an operation in flight"})
-		}
-		p.flying[id] = o
-		p.unsent++
-		if o.begun = !p.gone; o.begun {
-			p.begun++
-		}
-		p.bytes += o.size
-		n++
-	}
-	return n, nil
-}
-
-func (p *pipe) full() bool { return p.unsent >= maxInFlight || p.bytes >= maxInFlightBytes }
-
 // cancel answers operations whose clients no longer wait.
 func (p *pipe) cancel(all []*keyvaluev1.Cancel) {
 	for _, c := range all {
 		p.mu.Lock()
-		o := p.flying[c.GetId()]
+		if o := p.flying[c.GetId()]; o != nil {
+			p.giveUp(o, errs.Cancelled)
+			p.flushLocked()
+		}
 		p.mu.Unlock()
-		if o != nil {
-			p.refuse(o, errs.Cancelled)
-		}
-	}
-}
-
-// leave ends an admitted operation and answers it.
-func (p *pipe) leave(o *operation, a *keyvaluev1.Answer, outcome error) {
-	a = p.settle(o, a, outcome)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.put(o, a)
-	p.flushLocked()
-}
-
-// settle gives an operation's ticket back and returns its answer.
-func (p *pipe) settle(o *operation, a *keyvaluev1.Answer, outcome error) *keyvaluev1.Answer {
-	if outcome == nil && a.SizeVT() > maxOperation {
-		outcome = errs.TooLarge("pipeline", a.SizeVT(), maxOperation)
-	}
-	o.left = true
-	p.door.Leave(o.ticket, outcome)
-	if outcome != nil {
-		return p.refusal(o, outcome)
-	}
-	a.Id = o.request.GetId()
-	return a
-}
-
-// refuse answers an operation before its end, or one that never entered.
-func (p *pipe) refuse(o *operation, outcome error) {
-	a := p.refusal(o, outcome)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.put(o, a)
-	p.flushLocked()
-}
-
-func (p *pipe) refusal(o *operation, outcome error) *keyvaluev1.Answer {
-	return &keyvaluev1.Answer{Id: o.request.GetId(), Result: &keyvaluev1.Answer_Error{Error: p.door.Status(outcome)}}
-}
-
-// put queues an answer, unless the operation has one; mu is held.
-func (p *pipe) put(o *operation, a *keyvaluev1.Answer) {
-	if o.answer != nil {
-		return
-	}
-	o.answer = a
-	size := a.SizeVT()
-	p.bytes += size
-	o.size += size
-	p.out = append(p.out, o)
-}
-
-// flushLocked sends what is queued unless another goroutine is at it, which
-// will then send this too. mu is held, and released while sending.
-func (p *pipe) flushLocked() {
-	if p.sending {
-		return
-	}
-	p.sending = true
-	defer p.flushed()
-	for (len(p.out) > 0 || p.going) && p.err == nil && !p.finished {
-		p.sendSome()
-	}
-}
-
-// flushed ends a turn of sending; mu is held. A panic in it breaks the stream:
-// nobody knows what the client was told.
-func (p *pipe) flushed() {
-	p.sending = false
-	if r := recover(); r != nil {
-		p.breakLocked(panicked(r))
-	}
-}
-
-// sendSome sends one message; mu is held before and after.
-func (p *pipe) sendSome() {
-	msg := &keyvaluev1.PipelineResponse{}
-	if p.going {
-		p.going, msg.GoingAway = false, &keyvaluev1.GoingAway{}
-	}
-	n, size := 0, 0
-	for n < len(p.out) && (n == 0 || size+p.out[n].size <= maxMessage) {
-		size += p.out[n].size
-		n++
-	}
-	now := p.out[:n]
-	msg.Answers = make([]*keyvaluev1.Answer, n)
-	for i, o := range now {
-		msg.Answers[i] = o.answer
-		delete(p.flying, o.request.GetId())
-	}
-	rest := append(p.spare[:0], p.out[n:]...)
-	p.out, p.spare = rest, nil
-	p.since = time.Now()
-	p.arm(p.since.Add(slowAfter))
-	err := p.transmit(msg)
-	p.since = time.Time{}
-	for _, o := range now {
-		p.bytes -= o.size
-		if o.begun {
-			p.begun--
-		}
-	}
-	p.unsent -= n
-	clear(now)
-	p.spare = now[:0]
-	if err != nil && p.err == nil {
-		p.err = err
-	}
-	p.room.Broadcast()
-}
-
-// transmit sends a message; mu is held before and after.
-func (p *pipe) transmit(msg *keyvaluev1.PipelineResponse) error {
-	p.mu.Unlock()
-	defer p.mu.Lock()
-	return p.stream.SendMsg(msg)
-}
-
-// write sends a message before anybody else can.
-func (p *pipe) write(msg *keyvaluev1.PipelineResponse) {
-	if err := p.stream.SendMsg(msg); err != nil {
-		p.stop(err)
-	}
-}
-
-// watch makes sure that operations are answered when they are due.
-func (p *pipe) watch(ops []operation) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i := range ops {
-		o := &ops[i]
-		if o.due = o.ticket.Deadline; o.answer == nil && !o.due.IsZero() {
-			p.arm(o.due)
-		}
 	}
 }
 
@@ -372,11 +352,11 @@ func (p *pipe) tick() {
 	}
 	for _, o := range p.flying {
 		switch {
-		case o.answer != nil || o.due.IsZero():
+		case o.answer != nil:
 		case now.Before(o.due):
 			p.arm(o.due)
 		default:
-			p.put(o, p.refusal(o, errs.Deadline))
+			p.giveUp(o, errs.Deadline)
 		}
 	}
 	p.flushLocked()
@@ -402,13 +382,14 @@ func (p *pipe) refuseRest() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gone = true
+	p.room.Broadcast()
 	for p.begun > 0 && !p.stopped {
 		p.room.Wait()
 	}
 	p.breakLocked(nil)
 }
 
-// stop ends the beginning of operations; those in flight go on.
+// stop ends the reading of operations; those that were read go on.
 func (p *pipe) stop(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -450,6 +431,7 @@ func (p *pipe) survive(ops []*operation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range ops {
+		p.giveBack(o)
 		p.put(o, &keyvaluev1.Answer{Id: o.request.GetId(), Result: &keyvaluev1.Answer_Error{Error: told}})
 	}
 	p.flushLocked()
@@ -459,7 +441,7 @@ func panicked(r any) error {
 	return errs.Wrap(fmt.Errorf("panic: %v\n%s", r, debug.Stack()), errs.Internal, "")
 }
 
-// finish waits until all that was begun is answered, unless the stream broke.
+// finish waits until all that was read is answered, unless the stream broke.
 func (p *pipe) finish() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -473,10 +455,15 @@ func (p *pipe) finish() error {
 // answer.
 func (p *pipe) close() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.finished = true
 	if p.timer != nil {
 		p.timer.Stop()
 	}
+	for _, o := range p.out {
+		p.hold(-o.length)
+	}
+	p.out = nil
+	p.tell()
 	p.room.Broadcast()
-	p.mu.Unlock()
 }

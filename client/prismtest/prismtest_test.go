@@ -68,7 +68,8 @@ auth: {anonymous: read_write}
 `
 	path := t.TempDir() + "/a.db"
 	s := prismtest.Start(t, fmt.Sprintf(doc, path, 1000))
-	multiplexed, unary := s.Client(t, "test"), s.Client(t, "test", client.WithUnary())
+	patient := client.WithTimeout(time.Minute) // of a slow disk, which is not what is tested
+	multiplexed, unary := s.Client(t, "test", patient), s.Client(t, "test", patient, client.WithUnary())
 	stop := make(chan struct{})
 	var calls sync.WaitGroup
 	for i := range 16 {

@@ -20,7 +20,7 @@ const (
 	stepMin   = 64      // messages that are asked for at once, at least
 	stepMax   = 1000    // at most
 	stepBytes = 4 << 20 // of their bytes
-	pageSteps = 50      // a page of a prefix with few keys may end up empty
+	pageLooks = 5000    // messages after which a page ends, if need be empty: a server that is busy has to answer in time
 )
 
 // Scan goes through the messages of the space in the order of the stream; a
@@ -80,7 +80,7 @@ func (c *scan) begin() error {
 
 // inTurn is a page in the order of the stream; done says that nothing follows.
 func (c *scan) inTurn(ctx context.Context) (done bool, err error) {
-	for range pageSteps {
+	for looks := 0; looks < pageLooks; {
 		if c.at.left == 1 {
 			c.at.rest = true
 			return c.inOrder(ctx)
@@ -92,6 +92,7 @@ func (c *scan) inTurn(ctx context.Context) (done bool, err error) {
 		if c.at.left == 0 {
 			c.at.left = 3*(uint64(len(b.found))+b.pending)/2 + stepMax
 		}
+		looks += max(len(b.found), stepMin)
 		current, err := c.settle(ctx, b.found)
 		if err != nil {
 			return false, err

@@ -41,7 +41,7 @@ func TestTutorial(t *testing.T) {
 		"PATH="+path(bin, tools), "HOME="+home, "XDG_CONFIG_HOME="+home, "PRISM_CONFIG=", "UNICODE="+unicodeData,
 		"PRISM_GRPC_ADDR="+freeAddr(t), "PRISM_HTTP_ADDR="+freeAddr(t), "PRISM_OPS_ADDR="+freeAddr(t),
 		"REDIS_URL="+redis.URL, "POSTGRES_URL="+postgres.URL, "PGUSER="+user, "PGPASSWORD="+password,
-		"NATS_URL="+nats.URL))
+		"NATS_URL="+nats.URL, "PRISM_TIMEOUT=1m")) // whole backends are scanned beside other tests
 	t.Logf("%d blocks took %v", len(blocks), time.Since(begun).Round(100*time.Millisecond))
 	for i, b := range blocks {
 		switch {

@@ -37,9 +37,10 @@
 //
 // With one replica, reads are direct gets. With several, any replica could
 // answer a direct get, also one that is behind, so the leader of the stream is
-// asked: a read after a write's OK sees it, at a lower rate. A mirror of the
-// bucket that answers direct gets for it breaks this where a key is missing in
-// the mirror; do not set mirror_direct on one.
+// asked: a read after a write's OK sees it, at a lower rate, and a watch tells
+// of a change once the leader has it. A mirror of the bucket that answers direct
+// gets for it breaks this where a key is missing in the mirror; do not set
+// mirror_direct on one.
 package nats
 
 import (

@@ -90,7 +90,7 @@ func (c *scan) inTurn(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		if c.at.left == 0 {
-			c.at.left = 3*(uint64(len(b.found))+b.pending)/2 + stepMax
+			c.at.left = 3*(uint64(len(b.found))+b.pending)/2 + stepMin
 		}
 		looks += max(len(b.found), stepMin)
 		current, err := c.settle(ctx, b.found)
@@ -153,10 +153,12 @@ func (c *scan) inOrder(ctx context.Context) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		for chunk := range slices.Chunk(keys, stepMin) {
-			if full, err := c.give(ctx, chunk); full || err != nil {
+		for len(keys) > 0 {
+			n := min(len(keys), stepMin, max(c.request.Limit-len(c.items), stepMin/8))
+			if full, err := c.give(ctx, keys[:n]); full || err != nil {
 				return false, err
 			}
+			keys = keys[n:]
 		}
 		if !more {
 			return true, nil

@@ -180,6 +180,60 @@ func TestPipelineStopsReading(t *testing.T) {
 	}
 }
 
+// An operation can be cancelled while the window is full: one that is carried
+// out, and one that waits behind it, which is then never begun. What waits is
+// answered when its time is over, too.
+func TestPipelineCancelWhenFull(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, tapped)
+	open := s.hold(true)
+	defer open()
+	p := pipeline(t, in(t, "held"), s.dial(t))
+	got, end := reads(p)
+	var ops []*keyvaluev1.Operation
+	for id := uint64(1); id <= 400; id++ {
+		ops = append(ops, timed(storeOp(id, fmt.Sprint(id), nil), 20_000))
+	}
+	ops[349].TimeoutMs = 300
+	send(t, p, ops...)
+	waitFor(t, "the window is full", func() bool { return s.begun.Load() == 256 })
+	began := time.Now()
+	if err := p.Send(&keyvaluev1.PipelineRequest{Cancels: []*keyvaluev1.Cancel{{Id: 7}, {Id: 300}}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct {
+		id     uint64
+		reason string
+	}{{7, "CANCELLED"}, {300, "CANCELLED"}, {350, "DEADLINE"}} {
+		if a := next(t, got); a.GetId() != want.id || reasonOf(a) != want.reason || time.Since(began) > 2*time.Second {
+			t.Errorf("after %v: %v, want %s of %d", time.Since(began), a, want.reason, want.id)
+		}
+	}
+	send(t, p, storeOp(300, "again", nil)) // the id is free
+	open()
+	seen := map[uint64]bool{}
+	for range 400 - 3 + 1 {
+		a := next(t, got)
+		if seen[a.GetId()] || a.GetStore() == nil {
+			t.Errorf("%v, seen %v", a, seen[a.GetId()])
+		}
+		seen[a.GetId()] = true
+	}
+	_ = p.CloseSend()
+	if err := <-end; !errors.Is(err, io.EOF) || len(got) != 0 {
+		t.Errorf("%d more answers, and %v", len(got), err)
+	}
+	if n := s.begun.Load(); n != 400-2+1 {
+		t.Errorf("%d operations came to the backend", n)
+	}
+	text := get(t, "http://"+s.Ops+"/metrics")
+	for _, code := range []string{"Canceled", "DeadlineExceeded"} { // of those that were never begun
+		if line := `prism_requests_total{code="` + code + `",method="Store",namespace="held",pattern="data",transport="pipeline"} 1`; !strings.Contains(text, line) {
+			t.Errorf("no %s", line)
+		}
+	}
+}
+
 // Ids must not be used twice at once; a client that does loses the stream.
 func TestPipelineIDTwice(t *testing.T) {
 	t.Parallel()

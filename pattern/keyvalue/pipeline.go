@@ -23,6 +23,13 @@ const (
 	maxOperation     = 256 << 10
 )
 
+// What is read beyond them, so that a cancel that comes behind operations for
+// which there is no room is seen.
+const (
+	maxAhead      = maxInFlight
+	maxAheadBytes = 1 << 20
+)
+
 // servePipeline serves one Pipeline stream (contracts 1.4).
 //
 // One goroutine reads. What it read runs in batches, one goroutine each, and
@@ -196,9 +203,10 @@ func (p *pipe) register(m message) (n int, now message, queued bool, err error) 
 	return n, now, queued, nil
 }
 
-// behind reports whether enough is unanswered or waits to be begun; mu is held.
+// behind reports whether enough was read; mu is held. What is cancelled before
+// its turn is answered, and still counts as queued until then.
 func (p *pipe) behind() bool {
-	return p.unsent >= maxInFlight || p.asked >= maxInFlightBytes || p.queued >= maxInFlight
+	return p.unsent >= maxInFlight+maxAhead || p.asked >= maxInFlightBytes+maxAheadBytes || p.queued >= maxInFlight+maxAhead
 }
 
 // claim returns how many of the operations may be begun now; mu is held.

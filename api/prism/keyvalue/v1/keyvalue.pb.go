@@ -1720,7 +1720,7 @@ func (x *PipelineResponse) GetGoingAway() *GoingAway {
 
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unanswered operations; the server stops reading while there are so many.
+	// Unanswered operations; the server begins no more while there are so many.
 	MaxInFlight uint32 `protobuf:"varint,1,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
 	// Bytes of unanswered operations.
 	MaxInFlightBytes uint32 `protobuf:"varint,2,opt,name=max_in_flight_bytes,json=maxInFlightBytes,proto3" json:"max_in_flight_bytes,omitempty"`

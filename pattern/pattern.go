@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/errs"
 )
 
 // A Kind is one pattern: a row of the table in cmd/prism/patterns.go.
@@ -103,6 +104,24 @@ func CallOf(ctx context.Context) *Call {
 
 var noCall Call
 
+// A Teller says what a client is told of an outcome that is an error: with the
+// request id, and without the cause, which is logged.
+type Teller interface {
+	Status(outcome error) *rpcstatus.Status
+}
+
+// TellerKey is the context key of a call's Teller.
+type TellerKey struct{}
+
+// StatusOf returns what the client of the call that ctx belongs to is told of
+// the outcome of one item.
+func StatusOf(ctx context.Context, outcome error) *rpcstatus.Status {
+	if t, ok := ctx.Value(TellerKey{}).(Teller); ok {
+		return t.Status(outcome)
+	}
+	return errs.From(outcome).Status("").Proto()
+}
+
 // A StreamFunc serves one stream of operations until the client ends it, the
 // door tells it to go, or its context ends. A nil error means that every
 // operation without an answer had no effect.
@@ -111,19 +130,17 @@ type StreamFunc func(door Door, stream grpc.ServerStream) error
 // A Door lets the operations of one stream in, each like a call of its own:
 // authorized, limited and counted under its own method.
 type Door interface {
+	Teller
+
+	// Terms are those of the stream, which do not change.
+	Terms() Terms
+
 	// Enter admits one operation. An error has been counted; a Ticket must be
 	// given back by Leave.
 	Enter(ctx context.Context, e Entry) (Ticket, error)
 
 	// Leave ends an operation with its outcome.
 	Leave(t Ticket, outcome error)
-
-	// Status returns what a client is told of an outcome that is an error.
-	Status(outcome error) *rpcstatus.Status
-
-	// Timeout is the time that an operation has from its receipt if it names
-	// none.
-	Timeout() time.Duration
 
 	// Room returns how many bytes of answers one stream may hold now, as far as
 	// the proxy is concerned: answers that are not sent, and those that are to
@@ -134,17 +151,18 @@ type Door interface {
 
 	// Hold takes note that the stream holds so many bytes more, or fewer.
 	Hold(bytes int)
+}
 
-	// Subject is who opened the stream.
-	Subject() string
-
-	// Going is closed when the stream should end soon.
-	Going() <-chan struct{}
+// Terms are what holds for every operation of a stream.
+type Terms struct {
+	Subject string          // who opened it
+	Timeout time.Duration   // of an operation that names none, from its receipt
+	Going   <-chan struct{} // is closed when the stream should end soon
 
 	// Gone is closed when the client has had its time to go. From then on
 	// Enter lets nothing in (errs.Draining), and the stream ends when what is
 	// in has been answered.
-	Gone() <-chan struct{}
+	Gone <-chan struct{}
 }
 
 // An Entry asks a Door to admit one operation.

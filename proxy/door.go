@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -17,7 +18,7 @@ import (
 // configuration that is current when it comes.
 func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
-		c := &call{Context: ss.Context(), method: m, transport: overGRPC, start: time.Now()}
+		c := &call{Context: ss.Context(), proxy: p, method: m, transport: overGRPC, start: time.Now()}
 		p.readMetadata(ss.Context(), c)
 		c.selectors.id() // made now: operations that fail will use it side by side
 		d := &door{proxy: p, call: c, last: make(map[*method]*admission)}
@@ -50,6 +51,8 @@ type door struct {
 	call  *call
 	going <-chan struct{}
 	gone  <-chan struct{}
+
+	plain sync.Map // of *rpcstatus.Status, by errs.Reason
 
 	source source // the stream takes turns with the namespace's others
 
@@ -170,27 +173,28 @@ func (d *door) Leave(t pattern.Ticket, outcome error) {
 	}
 }
 
-// Status implements pattern.Door.
+// Status implements pattern.Teller. What a plain reason makes is kept: a miss is
+// as frequent as a hit, and the request id is the stream's.
 func (d *door) Status(outcome error) *rpcstatus.Status {
-	e := errs.From(outcome)
-	d.proxy.logCause(d.call, e)
-	return e.Status(d.call.selectors.id()).Proto()
+	r, plain := outcome.(errs.Reason) //nolint:errorlint // one that is wrapped says more
+	if !plain || r == errs.Internal || r == errs.Unknown {
+		return d.call.Status(outcome)
+	}
+	if st, ok := d.plain.Load(r); ok {
+		return st.(*rpcstatus.Status) //nolint:errcheck,forcetypeassert // it holds nothing else
+	}
+	st := d.call.Status(outcome)
+	d.plain.Store(r, st)
+	return st
 }
 
-// Timeout implements pattern.Door.
-func (d *door) Timeout() time.Duration { return unaryTimeout }
+// Terms implements pattern.Door.
+func (d *door) Terms() pattern.Terms {
+	return pattern.Terms{Subject: d.call.Subject, Timeout: unaryTimeout, Going: d.going, Gone: d.gone}
+}
 
 // Room implements pattern.Door.
 func (d *door) Room() int { return d.proxy.unsent.room() }
 
 // Hold implements pattern.Door.
 func (d *door) Hold(bytes int) { d.proxy.unsent.held.Add(int64(bytes)) }
-
-// Subject implements pattern.Door.
-func (d *door) Subject() string { return d.call.Subject }
-
-// Going implements pattern.Door.
-func (d *door) Going() <-chan struct{} { return d.going }
-
-// Gone implements pattern.Door.
-func (d *door) Gone() <-chan struct{} { return d.gone }

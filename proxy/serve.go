@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
@@ -32,6 +33,7 @@ type call struct {
 	context.Context //nolint:containedctx // call is a context
 
 	pattern.Call
+	proxy     *Proxy
 	method    *method
 	transport transport
 	selectors selectors
@@ -60,7 +62,7 @@ var (
 // nothing else may touch one. What each transport does before is to read the
 // selectors, and after to write the answer.
 func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.Instance) error) error {
-	c.start = time.Now()
+	c.proxy, c.start = p, time.Now()
 	c.limitTime(c.timeout())
 	defer c.release()
 
@@ -241,10 +243,20 @@ func (c *call) Err() error {
 
 // Value implements context.Context.
 func (c *call) Value(key any) any {
-	if key == (pattern.CallKey{}) {
+	switch key.(type) {
+	case pattern.CallKey:
 		return &c.Call
+	case pattern.TellerKey:
+		return c
 	}
 	return c.Context.Value(key)
+}
+
+// Status implements pattern.Teller.
+func (c *call) Status(outcome error) *rpcstatus.Status {
+	e := errs.From(outcome)
+	c.proxy.logCause(c, e)
+	return e.Status(c.selectors.id()).Proto()
 }
 
 func (c *call) timer() context.Context {

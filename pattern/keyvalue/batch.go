@@ -29,11 +29,12 @@ func (s *store) StoreBatch(ctx context.Context, r *keyvaluev1.StoreBatchRequest)
 	if err != nil {
 		return nil, err
 	}
+	failed := failures{ctx: ctx}
 	out := &keyvaluev1.StoreBatchResponse{Results: make([]*keyvaluev1.StoreResult, len(items))}
 	for i := range res {
 		one := &keyvaluev1.StoreResult{Outcome: &keyvaluev1.StoreResult_Stored{Stored: &keyvaluev1.StoreResponse{Version: res[i].Version}}}
 		if res[i].Err != nil {
-			one.Outcome = &keyvaluev1.StoreResult_Error{Error: itemStatus(res[i].Err)}
+			one.Outcome = &keyvaluev1.StoreResult_Error{Error: failed.of(res[i].Err)}
 		}
 		out.Results[i] = one
 	}
@@ -53,11 +54,12 @@ func (s *store) DeleteBatch(ctx context.Context, r *keyvaluev1.DeleteBatchReques
 	if err != nil {
 		return nil, err
 	}
+	failed := failures{ctx: ctx}
 	out := &keyvaluev1.DeleteBatchResponse{Results: make([]*keyvaluev1.DeleteResult, len(items))}
 	for i := range res {
 		one := &keyvaluev1.DeleteResult{Outcome: &keyvaluev1.DeleteResult_Deleted{Deleted: &keyvaluev1.DeleteResponse{}}}
 		if res[i].Err != nil {
-			one.Outcome = &keyvaluev1.DeleteResult_Error{Error: itemStatus(res[i].Err)}
+			one.Outcome = &keyvaluev1.DeleteResult_Error{Error: failed.of(res[i].Err)}
 		}
 		out.Results[i] = one
 	}
@@ -100,11 +102,12 @@ func (s *store) RetrieveBatch(ctx context.Context, r *keyvaluev1.RetrieveBatchRe
 	}
 	res := make([]driver.GetResult, len(keys))
 	s.getBounded(ctx, keys, wanted(r.GetWithExpiry()), res)
+	failed := failures{ctx: ctx}
 	out := &keyvaluev1.RetrieveBatchResponse{Results: make([]*keyvaluev1.RetrieveResult, len(keys))}
 	for i := range res {
 		one := &keyvaluev1.RetrieveResult{}
 		if res[i].Err != nil {
-			one.Outcome = &keyvaluev1.RetrieveResult_Error{Error: itemStatus(res[i].Err)}
+			one.Outcome = &keyvaluev1.RetrieveResult_Error{Error: failed.of(res[i].Err)}
 		} else {
 			one.Outcome = &keyvaluev1.RetrieveResult_Found{Found: retrieved(&res[i].Entry)}
 		}
@@ -219,5 +222,17 @@ func checkBatch(field string, n, size int, key func(int) string) error {
 	return nil
 }
 
-// itemStatus is the status of one item; the request id is the whole call's.
-func itemStatus(err error) *rpcstatus.Status { return errs.From(err).Status("").Proto() }
+// failures makes the statuses of a batch's items. A backend that is away gives
+// all of them the same error, which makes one status.
+type failures struct {
+	ctx    context.Context //nolint:containedctx // the call's, while it lasts
+	last   *errs.Error
+	status *rpcstatus.Status
+}
+
+func (f *failures) of(err error) *rpcstatus.Status {
+	if e := errs.From(err); e != f.last {
+		f.last, f.status = e, pattern.StatusOf(f.ctx, e)
+	}
+	return f.status
+}

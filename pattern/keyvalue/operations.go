@@ -183,7 +183,7 @@ func (p *pipe) writeOp(s *store, in *keyvaluev1.Operation) (op driver.Op, err er
 		return op, err
 	}
 	method, _ := methodOf(in)
-	op.Once, err = s.once(&pattern.Call{Subject: p.door.Subject(), IdempotencyKey: in.GetIdempotencyKey()}, method, 0, marshal(request))
+	op.Once, err = s.once(&pattern.Call{Subject: p.terms.Subject, IdempotencyKey: in.GetIdempotencyKey()}, method, 0, marshal(request))
 	return op, err
 }
 

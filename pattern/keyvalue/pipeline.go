@@ -40,7 +40,7 @@ const (
 // Operations for which there is no room wait in a queue, and one more
 // goroutine begins them when there is; it is there only as long as any wait.
 func servePipeline(door pattern.Door, stream grpc.ServerStream) error {
-	p := &pipe{door: door, stream: stream, ctx: stream.Context(), flying: make(map[uint64]*operation), ended: make(chan struct{})}
+	p := &pipe{door: door, terms: door.Terms(), stream: stream, ctx: stream.Context(), flying: make(map[uint64]*operation), ended: make(chan struct{})}
 	p.room.L = &p.mu
 	p.write(&keyvaluev1.PipelineResponse{Hello: &keyvaluev1.Hello{
 		MaxInFlight: maxInFlight, MaxInFlightBytes: maxInFlightBytes, MaxOperationBytes: maxOperation,
@@ -51,7 +51,7 @@ func servePipeline(door pattern.Door, stream grpc.ServerStream) error {
 	defer p.close()
 	select {
 	case <-p.ended:
-	case <-door.Going():
+	case <-p.terms.Going:
 		p.goAway()
 	}
 	return p.finish()
@@ -60,6 +60,7 @@ func servePipeline(door pattern.Door, stream grpc.ServerStream) error {
 // pipe is one stream.
 type pipe struct {
 	door   pattern.Door
+	terms  pattern.Terms
 	stream grpc.ServerStream
 	ctx    context.Context //nolint:containedctx // the stream's own, which bounds everything here
 	ended  chan struct{}   // closed when nothing more is read
@@ -143,7 +144,7 @@ func (p *pipe) begin(all []*keyvaluev1.Operation) error {
 	for i, in := range all {
 		timeout := time.Duration(in.GetTimeoutMs()) * time.Millisecond
 		if timeout == 0 {
-			timeout = p.door.Timeout()
+			timeout = p.terms.Timeout
 		}
 		m.ops[i] = operation{request: in, size: in.SizeVT(), due: m.received.Add(timeout)}
 	}
@@ -378,7 +379,7 @@ func (p *pipe) goAway() {
 	p.mu.Unlock()
 	select {
 	case <-p.ended:
-	case <-p.door.Gone():
+	case <-p.terms.Gone:
 		p.refuseRest()
 	}
 }

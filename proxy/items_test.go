@@ -16,9 +16,9 @@ import (
 	"github.com/prismgw/prism/errs"
 )
 
-// batches makes a batch of every kind in which each item fails, and returns
+// failing makes a batch of every kind in which each item fails, and returns
 // what the items are told.
-func batches(t *testing.T, ctx context.Context, c keyvaluev1.KeyValueClient) []*rpcstatus.Status { //nolint:revive // ctx belongs to the calls
+func failing(t *testing.T, ctx context.Context, c keyvaluev1.KeyValueClient) []*rpcstatus.Status { //nolint:revive // ctx belongs to the calls
 	t.Helper()
 	none := "none"
 	stored, err1 := c.StoreBatch(ctx, &keyvaluev1.StoreBatchRequest{Items: []*keyvaluev1.StoreRequest{{Key: "a", IfVersion: &none}, {Key: "b", IfVersion: &none}}})
@@ -40,7 +40,7 @@ func TestItemsCarryTheRequestID(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, tapped)
 	c := s.dial(t)
-	for i, st := range batches(t, in(t, "held", "request-id", "the-one"), c) {
+	for i, st := range failing(t, in(t, "held", "request-id", "the-one"), c) {
 		want := errs.VersionMismatch
 		if i%3 == 2 {
 			want = errs.KeyNotFound
@@ -80,7 +80,7 @@ func TestCausesOfItemsAreLogged(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, tapped)
 	s.fail(errors.New("the disk said no"))
-	for i, st := range batches(t, in(t, "held", "request-id", "the-one"), s.dial(t)) {
+	for i, st := range failing(t, in(t, "held", "request-id", "the-one"), s.dial(t)) {
 		told(t, fmt.Sprint("item ", i), status.ErrorProto(st), errs.Internal)
 		if strings.Contains(st.String(), "disk") {
 			t.Errorf("item %d: %v", i, st)

@@ -175,7 +175,7 @@ func streamLoad(t *testing.T, c keyvaluev1.KeyValueClient, r *record, all *sync.
 			for k := uint64(1); ; k += 10 {
 				var ops []*keyvaluev1.Operation
 				for d := range uint64(10) {
-					ops = append(ops, storeOp(k+d, fmt.Sprintf("stream/%d/%d", i, k+d), nil))
+					ops = append(ops, timed(storeOp(k+d, fmt.Sprintf("stream/%d/%d", i, k+d), nil), 20_000))
 				}
 				if err := p.Send(&keyvaluev1.PipelineRequest{Operations: ops}); err != nil {
 					t.Errorf("stream %d: %v", i, err)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -211,7 +213,7 @@ func (s *kv) steps(st *statements, u *unit) []query {
 	args := s.scope()
 	args[pKey], args[pValue] = []byte(u.op.Key), u.op.Value
 	args[pTTL], args[pDelta] = int8Value(u.op.TTL.Microseconds()), int8Value(u.op.Delta)
-	args[pHash], args[pSeq] = []byte(u.op.IfVersion), int8Value(sequenceNumber(u.op.IfVersion))
+	args[pHash], args[pSeq] = hashText(u.op.IfVersion), int8Value(sequenceNumber(u.op.IfVersion))
 	if u.op.Once != nil {
 		args[pToken], args[pDigest] = u.op.Once.Token[:], u.op.Once.Digest[:]
 		args[pKeep] = int8Value(u.op.Once.TTL.Microseconds())
@@ -281,4 +283,13 @@ func (s *kv) advance(u *unit) {
 	default:
 		u.ask = true
 	}
+}
+
+// hashText is a version as an adopted table's statements compare it. What is no
+// text to the server would fail the statement; it is nobody's version.
+func hashText(version string) []byte {
+	if !utf8.ValidString(version) || strings.Contains(version, "\x00") {
+		return []byte{}
+	}
+	return []byte(version)
 }

@@ -263,6 +263,9 @@ func extents(e *env) {
 		{Namespace: space.Namespace, Pattern: ""},
 		{Namespace: space.Namespace + ":" + space.Pattern, Pattern: ""},
 	}
+	for i := range others {
+		others[i] = e.named(others[i])
+	}
 	extent := e.extent(space)
 	if again := e.extent(space); !extent.Overlaps(again) {
 		e.Errorf("the extents of one space do not overlap: %+v, %+v", extent, again)
@@ -271,6 +274,17 @@ func extents(e *env) {
 		if x := e.extent(other); extent.Overlaps(x) {
 			e.Errorf("the extents of two spaces overlap: %+v of %+v, %+v of %+v", extent, space, x, other)
 		}
+	}
+	if e.s.h.Layout == nil {
+		return
+	}
+	same, own := others[0], space
+	same.Layout, own.Layout = space.Layout, nil
+	if x := e.extent(same); !extent.Overlaps(x) {
+		e.Errorf("the extents of two spaces with one layout do not overlap: %+v, %+v", extent, x)
+	}
+	if x := e.extent(own); extent.Overlaps(x) {
+		e.Errorf("the extents of adopted data and of Prism's own overlap: %+v, %+v", extent, x)
 	}
 }
 

@@ -42,7 +42,8 @@ type orders struct {
 	Options   json.RawMessage
 	Asserts   json.RawMessage
 	Namespace string
-	First     [writers]int // the next number of each writer
+	Layout    json.RawMessage `json:",omitempty"`
+	First     [writers]int    // the next number of each writer
 }
 
 const writers = 4
@@ -52,11 +53,12 @@ const writers = 4
 // token, so that a write that was not acknowledged can be repeated. Where the
 // harness has a Dir, a new one is used and opened by one process at a time.
 func processKilled(e *env) {
-	c, space := e.s.h.Config, e.space()
+	c := e.s.h.Config
 	if c.Dir != "" {
 		c.Dir = e.TempDir()
 	}
-	o := orders{Test: testName(e.Name()), URL: c.URL, Dir: c.Dir, Options: c.Options, Asserts: c.Asserts, Namespace: space.Namespace}
+	space := e.spaceIn(c)
+	o := orders{Test: testName(e.Name()), URL: c.URL, Dir: c.Dir, Options: c.Options, Asserts: c.Asserts, Namespace: space.Namespace, Layout: space.Layout}
 	for i := range o.First {
 		o.First[i] = 1
 	}
@@ -175,7 +177,7 @@ func runChild(t *testing.T, h *Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := conn.Space(driver.Space{Namespace: o.Namespace, Pattern: "kv"})
+	b, err := conn.Space(driver.Space{Namespace: o.Namespace, Pattern: "kv", Layout: o.Layout})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,7 @@
 package drivertest
 
 import (
+	"encoding/json"
 	"slices"
 	"sync"
 	"testing"
@@ -48,6 +49,12 @@ type Harness struct {
 	// one connection is open. The suite uses spaces of its own, so that data
 	// of earlier runs may be there.
 	Config driver.Config
+
+	// Layout runs the suite on data that Prism adopts: it makes a new place for
+	// some in the backend that c opens, such as a table, and returns the layout
+	// that reaches it. What it makes stays there until tb's cleanup, since a
+	// connection answers for all that was adopted on it. nil: Prism's own layout.
+	Layout func(tb testing.TB, c driver.Config) json.RawMessage
 
 	// Persistent says that data is still there when all connections have been
 	// closed and one is opened again.
@@ -126,6 +133,7 @@ func Run(t *testing.T, h Harness) {
 
 // suite is one run over one harness.
 type suite struct {
+	tb     testing.TB
 	h      *Harness
 	anchor driver.Conn // open all the time, so that shared data stays
 	g      driver.Guarantees
@@ -143,14 +151,14 @@ func newSuite(tb testing.TB, h *Harness) *suite {
 			tb.Fatalf("exception %q: no check has this name, or no reason is given", x.Check)
 		}
 	}
-	s := &suite{h: h}
+	s := &suite{tb: tb, h: h}
 	conn, err := h.Driver.Open(h.Config)
 	if err != nil {
 		tb.Fatalf("open: %v", err)
 	}
 	s.anchor = conn
 	tb.Cleanup(func() { _ = conn.Close() })
-	b, err := conn.Space(driver.Space{Namespace: "drivertest", Pattern: "guarantees"})
+	b, err := conn.Space(h.laidOut(tb, h.Config, driver.Space{Namespace: "drivertest", Pattern: "guarantees"}))
 	if err != nil {
 		tb.Fatalf("space: %v", err)
 	}

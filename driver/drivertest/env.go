@@ -49,9 +49,32 @@ func (e *env) openConfig(c driver.Config) driver.Conn {
 	return conn
 }
 
-// space returns a space that nobody else uses.
+// space returns a space that nobody else uses, in the backend under test.
 func (e *env) space() driver.Space {
-	return driver.Space{Namespace: "drivertest-" + unique(), Pattern: "kv"}
+	e.Helper()
+	return e.spaceIn(e.s.h.Config)
+}
+
+// spaceIn is space in the backend that c opens.
+func (e *env) spaceIn(c driver.Config) driver.Space {
+	e.Helper()
+	return e.s.h.laidOut(e.s.tb, c, driver.Space{Namespace: "drivertest-" + unique(), Pattern: "kv"})
+}
+
+// named returns the space of this name in the backend under test, in a place
+// of its own.
+func (e *env) named(s driver.Space) driver.Space {
+	e.Helper()
+	return e.s.h.laidOut(e.s.tb, e.s.h.Config, s)
+}
+
+// laidOut gives a space a place of its own, where the harness says how.
+func (h *Harness) laidOut(tb testing.TB, c driver.Config, s driver.Space) driver.Space {
+	tb.Helper()
+	if h.Layout != nil {
+		s.Layout = h.Layout(tb, c)
+	}
+	return s
 }
 
 func unique() string { return strings.ToLower(rand.Text()[:12]) }

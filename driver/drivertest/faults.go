@@ -68,7 +68,7 @@ func (e *env) patient() *patient {
 	server := e.s.h.Server(e.TB)
 	proxy := faultproxy.Listen(e.TB, server.Addr)
 	conn := e.openConfig(server.Config(proxy.Addr))
-	s := e.storeOn(conn, e.space())
+	s := e.storeOn(conn, e.spaceIn(server.Config(server.Addr)))
 	return &patient{store: s, server: server, proxy: proxy, conn: conn, direct: s.again(e.openConfig(server.Config(server.Addr)))}
 }
 
@@ -180,7 +180,7 @@ func awayAtOpen(e *env) {
 	proxy := faultproxy.Listen(e.TB, server.Addr)
 	proxy.Set(faultproxy.Refuse)
 	conn := e.openConfig(server.Config(proxy.Addr))
-	p := &patient{store: e.storeOn(conn, e.space()), server: server, proxy: proxy, conn: conn}
+	p := &patient{store: e.storeOn(conn, e.spaceIn(server.Config(server.Addr))), server: server, proxy: proxy, conn: conn}
 	p.direct = p.again(e.openConfig(server.Config(server.Addr)))
 	p.timed("ping", readFaults, func(ctx context.Context) []error { return []error{conn.Ping(ctx)} })
 	p.fault(readFaults, unsentFaults)

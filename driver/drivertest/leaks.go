@@ -13,13 +13,14 @@ import (
 // leakCheck opens, uses and closes connections and looks for goroutines that
 // are left. It runs when nothing else does.
 var leakCheck = check{"leaks/goroutines", nil, func(e *env) {
+	space := e.space()
 	before := goleak.IgnoreCurrent()
 	for range 3 {
 		conn, err := e.s.h.Driver.Open(e.s.h.Config)
 		if err != nil {
 			e.Fatalf("open: %v", err)
 		}
-		e.useEverything(conn)
+		e.useEverything(conn, space)
 		if err := conn.Close(); err != nil {
 			e.Errorf("close: %v", err)
 		}
@@ -42,7 +43,7 @@ func (e *env) leaksAfterFaults() {
 	if err != nil {
 		e.Fatalf("open: %v", err)
 	}
-	e.useEverything(conn)
+	e.useEverything(conn, p.space)
 	for _, mode := range []faultproxy.Mode{faultproxy.Cut, faultproxy.Garbage, faultproxy.Pause} {
 		p.proxy.Set(mode)
 		p.again(conn).fault(readFaults, writeFaults)
@@ -57,9 +58,9 @@ func (e *env) leaksAfterFaults() {
 }
 
 // useEverything uses each method of a connection, and leaves a watch open.
-func (e *env) useEverything(conn driver.Conn) {
+func (e *env) useEverything(conn driver.Conn, space driver.Space) {
 	e.Helper()
-	s := e.storeOn(conn, e.space())
+	s := e.storeOn(conn, space)
 	if err := conn.Ping(e.ctx); err != nil {
 		e.Errorf("ping: %s", describe(err))
 	}

@@ -173,25 +173,29 @@ func onceExpires(e *env) {
 	op := driver.Op{Kind: driver.Add, Key: "a", Delta: 1, Once: newOnce(1)}
 	op.Once.TTL = 200 * time.Millisecond
 	begin := time.Now()
-	s.ok(op)
-	for {
+	last := s.ok(op)
+	for e.ctx.Err() == nil {
+		sent := time.Now()
 		r := s.ok(op)
-		if time.Since(begin) < op.Once.TTL-slack && !r.Repeated {
-			e.Fatal("the record of 200 ms is gone too early")
-		}
-		if !r.Repeated {
-			break
-		}
-		if time.Since(begin) > 5*time.Second {
+		switch {
+		case r.Repeated && r.Number != last.Number:
+			e.Fatalf("a repeat answers %d, want %d", r.Number, last.Number)
+		case r.Repeated && last.Number > 1:
+			s.is("a", fmt.Sprint(last.Number))
+			return // it expired, and the next operation was recorded anew
+		case r.Repeated && time.Since(begin) > 5*time.Second:
 			e.Fatal("the record of 200 ms is there after 5 s")
+		case r.Repeated:
+			time.Sleep(time.Millisecond)
+		case r.Number != last.Number+1:
+			e.Fatalf("after the record expired the next operation answers %d, want %d", r.Number, last.Number+1)
+		case time.Since(begin) < op.Once.TTL-slack:
+			e.Fatal("the record of 200 ms is gone too early")
+		default:
+			begin, last = sent, r
 		}
-		time.Sleep(time.Millisecond)
 	}
-	s.is("a", "2")
-	r := s.ok(op)
-	if !r.Repeated || r.Number != 2 {
-		e.Errorf("after the record expired the next operation records anew: %+v", r)
-	}
+	e.Fatal("after its record expired an operation is never recorded anew")
 }
 
 // onceConcurrent repeats each operation several times at once, on two
@@ -262,11 +266,9 @@ func onceOutlives(e *env) {
 
 // tokensNeverMeet uses one token in two spaces.
 func tokensNeverMeet(e *env) {
-	for _, pair := range hostilePairs() {
-		token := unique()
+	for _, pair := range e.pairs() {
 		op := driver.Op{Kind: driver.Add, Key: "n", Delta: 1, Once: newOnce(1)}
 		for i := range pair {
-			pair[i].Namespace = "drivertest-" + token + pair[i].Namespace
 			s := e.storeOn(e.s.anchor, pair[i])
 			if r := s.ok(op); r.Repeated || r.Number != 1 {
 				e.Errorf("a token of %+v is known in %+v: %+v", pair[0], pair[i], r)

@@ -18,7 +18,7 @@ func spaceChecks() []check {
 }
 
 func sameSpace(e *env) {
-	space := driver.Space{Namespace: "drivertest-" + unique() + `:%_*{}[]?\'"/ é`, Pattern: `p:%_*{}[]?\'"/ é`}
+	space := e.named(driver.Space{Namespace: "drivertest-" + unique() + `:%_*{}[]?\'"/ é`, Pattern: `p:%_*{}[]?\'"/ é`})
 	one, two := e.storeOn(e.s.anchor, space), e.storeOn(e.s.anchor, space)
 	three := e.storeOn(e.open(), space)
 	one.put("a", "1")
@@ -27,6 +27,15 @@ func sameSpace(e *env) {
 	three.delete("a")
 	one.absent("a")
 	two.holds("", 10)
+	if e.s.h.Layout == nil {
+		return
+	}
+	// Where data is adopted, its place is what counts, and not who adopts it.
+	other := e.storeOn(e.s.anchor, driver.Space{Namespace: "drivertest-" + unique(), Pattern: "kv", Layout: space.Layout})
+	one.put("a", "2")
+	other.is("a", "2")
+	other.delete("a")
+	one.absent("a")
 }
 
 // hostilePairs are spaces whose names meet if they are joined, cut, folded or
@@ -71,12 +80,26 @@ func hostilePairs() [][2]driver.Space {
 	}
 }
 
-func hostileSpaces(e *env) {
-	for _, pair := range hostilePairs() {
+// pairs are hostile pairs of this run, each space in its place. Adopted data
+// lies where its layout says, whatever the names are, so that few pairs do.
+func (e *env) pairs() [][2]driver.Space {
+	e.Helper()
+	all := hostilePairs()
+	if e.s.h.Layout != nil {
+		all = all[:3]
+	}
+	for p := range all {
 		token := unique()
-		for i := range pair {
-			pair[i].Namespace = "drivertest-" + token + pair[i].Namespace
+		for i := range all[p] {
+			all[p][i].Namespace = "drivertest-" + token + all[p][i].Namespace
+			all[p][i] = e.named(all[p][i])
 		}
+	}
+	return all
+}
+
+func hostileSpaces(e *env) {
+	for _, pair := range e.pairs() {
 		e.apart(e, pair[0], pair[1], "a", "a")
 		e.apart(e, pair[0], pair[1], "a", "b:a")
 	}
@@ -106,6 +129,11 @@ func names() *rapid.Generator[[2]driver.Space] {
 
 func spacesNeverMeet(e *env) {
 	key := rapid.StringOfN(rapid.SampledFrom([]rune(`ab:%_*?[]{}\/'".> Aé`)), 1, 8, -1)
+	if e.s.h.Layout != nil {
+		a, b := e.space(), e.space()
+		rapid.Check(e, func(t *rapid.T) { e.apart(t, a, b, key.Draw(t, "key"), key.Draw(t, "other key")) })
+		return
+	}
 	rapid.Check(e, func(t *rapid.T) {
 		pair := names().Draw(t, "spaces")
 		if pair[0].Namespace == pair[1].Namespace && pair[0].Pattern == pair[1].Pattern {

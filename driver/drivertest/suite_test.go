@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/memory"
+	"github.com/prismgw/prism/errs"
 )
 
 func TestMain(m *testing.M) {
@@ -161,6 +163,92 @@ func TestWithSmallValues(t *testing.T) {
 			h.Config.Options = []byte(`{"max_value": 2048}`)
 			if said := record(t, h, c.name); len(said) > 0 {
 				t.Errorf("fails: %q", said)
+			}
+		})
+	}
+}
+
+// adopting is memory that can adopt: the data of a place, whoever asks for it.
+type adopting struct {
+	driver.Conn
+	mistake layoutMistake
+}
+
+// layoutMistake is what a driver gets wrong; what is nil is right.
+type layoutMistake struct {
+	place  func(asked, right driver.Space) driver.Space
+	extent func(asked driver.Space, x *driver.Extent)
+}
+
+func (a adopting) Space(asked driver.Space) (driver.Backend, error) {
+	if len(asked.Layout) == 0 {
+		return a.Conn.Space(asked)
+	}
+	var in struct {
+		Place string `json:"place"`
+	}
+	if err := driver.DecodeStrict(asked.Layout, &in); err != nil {
+		return driver.Backend{}, errs.Invalid(errs.Field{Path: "layout", Text: err.Error()})
+	}
+	at := driver.Space{Namespace: "adopted:" + in.Place}
+	if a.mistake.place != nil {
+		at = a.mistake.place(asked, at)
+	}
+	b, err := a.Conn.Space(at)
+	if a.mistake.extent != nil {
+		a.mistake.extent(asked, &b.Extent)
+	}
+	return b, err
+}
+
+func adoptingHarness(m layoutMistake) *Harness {
+	h := memoryHarness()
+	spoilConn(func(c driver.Conn) driver.Conn { return adopting{c, m} })(&h.Driver)
+	h.Layout = func(testing.TB, driver.Config) json.RawMessage {
+		return json.RawMessage(`{"place": "` + unique() + `"}`)
+	}
+	return h
+}
+
+// TestAdopted runs all checks on data that is adopted.
+func TestAdopted(t *testing.T) {
+	for _, c := range allChecks() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if said := record(t, adoptingHarness(layoutMistake{}), c.name); len(said) > 0 {
+				t.Errorf("fails: %q", said)
+			}
+		})
+	}
+}
+
+// TestBrokenLayoutsAreFound runs checks against drivers that get layouts wrong.
+func TestBrokenLayoutsAreFound(t *testing.T) {
+	for _, x := range []struct {
+		name    string
+		mistake layoutMistake
+		found   []string
+	}{
+		{"the layout is ignored", layoutMistake{place: func(asked, _ driver.Space) driver.Space {
+			asked.Layout = nil
+			return asked
+		}}, []string{"spaces/same-names-same-data"}},
+		{"all places are one", layoutMistake{place: func(driver.Space, driver.Space) driver.Space {
+			return driver.Space{Namespace: "everything"}
+		}}, []string{"spaces/never-meet", "spaces/hostile-pairs", "spaces/tokens-never-meet", "conn/extents", "watch/other-spaces"}},
+		{"the extent is that of the names", layoutMistake{extent: func(asked driver.Space, x *driver.Extent) {
+			x.Prefix = asked.Namespace + ":" + asked.Pattern + ":"
+		}}, []string{"conn/extents"}},
+		{"the extent is everything", layoutMistake{extent: func(_ driver.Space, x *driver.Extent) { x.Prefix = "" }}, []string{"conn/extents"}},
+	} {
+		t.Run(strings.ReplaceAll(x.name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			for _, name := range x.found {
+				if said := record(t, adoptingHarness(x.mistake), name); len(said) == 0 {
+					t.Errorf("%s passes", name)
+				} else {
+					t.Logf("%s: %s", name, said[0])
+				}
 			}
 		})
 	}

@@ -151,11 +151,7 @@ func watchPrefixes(e *env) {
 }
 
 func watchOtherSpaces(e *env) {
-	for _, pair := range hostilePairs() {
-		token := unique()
-		for i := range pair {
-			pair[i].Namespace = "drivertest-" + token + pair[i].Namespace
-		}
+	for _, pair := range e.pairs() {
 		one, other := e.storeOn(e.s.anchor, pair[0]), e.storeOn(e.s.anchor, pair[1])
 		w := one.watch("")
 		other.put("key of the other", "1")

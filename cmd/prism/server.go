@@ -181,21 +181,35 @@ func (s *server) run(ctx context.Context, ready func()) error {
 	ready()
 	if s.flags.readyFile != "" { // last: who waits for it finds everything done
 		if err := writeReady(s.flags.readyFile, s.addrs); err != nil {
-			return errors.Join(err, s.stop(0))
+			s.stop(0)
+			return err
 		}
 	}
 	<-ctx.Done()
-	return s.stop(s.flags.lameDuck + s.flags.drain + 5*time.Second)
+	s.stop(s.flags.lameDuck + s.flags.drain + 5*time.Second)
+	return nil
 }
 
-func (s *server) stop(within time.Duration) error {
+func (s *server) stop(within time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	s.proxy.Stop(ctx)
-	if s.trace != nil {
-		return s.trace.Shutdown(ctx)
+	s.flushTraces()
+}
+
+// flushing is how long the last traces may take to reach their collector, so
+// that one that is away keeps no server from stopping.
+const flushing = 2 * time.Second
+
+func (s *server) flushTraces() {
+	if s.trace == nil {
+		return
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), flushing)
+	defer cancel()
+	if err := s.trace.Shutdown(ctx); err != nil {
+		s.log.Warn("the last traces were lost", "error", err)
+	}
 }
 
 // writeReady writes the addresses in one step, so that nobody reads half.

@@ -80,15 +80,18 @@ func TestDrainingIsTold(t *testing.T) {
 		for k := id + 1; p.Send(&keyvaluev1.PipelineRequest{Operations: []*keyvaluev1.Operation{storeOp(k, "late", nil)}}) == nil; k++ {
 		}
 	})
-	time.AfterFunc(200*time.Millisecond, open)
 	got := map[uint64]*keyvaluev1.Answer{}
 	for err == nil {
 		var m *keyvaluev1.PipelineResponse
 		m, err = p.Recv()
 		for _, a := range m.GetAnswers() {
-			if got[a.GetId()] = a; a.GetId() != 1 && reasonOf(a) != "DRAINING" {
+			if got[a.GetId()] = a; a.GetId() == 1 {
+				continue
+			}
+			if reasonOf(a) != "DRAINING" {
 				t.Errorf("%v", a)
 			}
+			open() // now the operation in flight comes to its end
 		}
 	}
 	if !errors.Is(err, io.EOF) || got[1].GetStore() == nil {
@@ -98,9 +101,6 @@ func TestDrainingIsTold(t *testing.T) {
 	<-stopped
 	if n := s.begun.Load() - effects; n != 0 {
 		t.Errorf("%d operations that were refused came to the backend", n)
-	}
-	if len(got) < 2 {
-		t.Error("nothing was refused")
 	}
 }
 

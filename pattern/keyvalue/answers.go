@@ -97,7 +97,8 @@ func (p *pipe) drop(ops []operation) {
 
 // leave ends an admitted operation and answers it.
 func (p *pipe) leave(o *operation, a *keyvaluev1.Answer, outcome error) {
-	p.end(o, p.settle(o, a, outcome))
+	a = p.settle(o, a, outcome)
+	p.end(o, a, o.length)
 }
 
 // leaveAll ends the operations of a batch and sends their answers together.
@@ -111,7 +112,7 @@ func (p *pipe) leaveAll(ops []*operation, answer func(int) (*keyvaluev1.Answer, 
 	defer p.mu.Unlock()
 	for i, o := range ops {
 		p.giveBack(o)
-		p.put(o, answers[i])
+		p.put(o, answers[i], o.length)
 	}
 	p.flushLocked()
 }
@@ -119,14 +120,16 @@ func (p *pipe) leaveAll(ops []*operation, answer func(int) (*keyvaluev1.Answer, 
 // settle gives an operation's ticket back and returns its answer.
 func (p *pipe) settle(o *operation, a *keyvaluev1.Answer, outcome error) *keyvaluev1.Answer {
 	if outcome == nil {
-		outcome = p.unfit(a.SizeVT())
+		a.Id = o.request.GetId()
+		o.length = a.SizeVT()
+		outcome = p.unfit(o.length)
 	}
 	o.left = true
 	p.door.Leave(o.ticket, outcome)
 	if outcome != nil {
-		return p.refusal(o, outcome)
+		a = p.refusal(o, outcome)
+		o.length = a.SizeVT()
 	}
-	a.Id = o.request.GetId()
 	return a
 }
 
@@ -143,19 +146,20 @@ func (p *pipe) unfit(size int) error {
 }
 
 // end answers an operation that is no longer carried out.
-func (p *pipe) end(o *operation, a *keyvaluev1.Answer) {
+func (p *pipe) end(o *operation, a *keyvaluev1.Answer, length int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.giveBack(o)
-	p.put(o, a)
+	p.put(o, a, length)
 	p.flushLocked()
 }
 
 // giveUp answers an operation before its end, or before its turn; mu is held.
 func (p *pipe) giveUp(o *operation, outcome error) {
 	if o.answer == nil {
+		a := p.refusal(o, outcome)
 		o.over = outcome
-		p.put(o, p.refusal(o, outcome))
+		p.put(o, a, a.SizeVT())
 	}
 }
 
@@ -164,13 +168,13 @@ func (p *pipe) refusal(o *operation, outcome error) *keyvaluev1.Answer {
 }
 
 // put queues an answer, unless the operation has one; mu is held.
-func (p *pipe) put(o *operation, a *keyvaluev1.Answer) {
+func (p *pipe) put(o *operation, a *keyvaluev1.Answer, length int) {
 	if o.answer != nil || p.finished {
 		return
 	}
-	o.answer, o.length = a, a.SizeVT()
-	p.bytes += o.length
-	p.hold(o.length)
+	o.answer, o.holds = a, length
+	p.bytes += length
+	p.hold(length)
 	p.out = append(p.out, o)
 }
 
@@ -195,8 +199,8 @@ func (p *pipe) sendSome() {
 		p.going, msg.GoingAway = false, &keyvaluev1.GoingAway{}
 	}
 	n, size := 0, 0
-	for n < len(p.out) && (n == 0 || size+p.out[n].length <= maxMessage) {
-		size += p.out[n].length
+	for n < len(p.out) && (n == 0 || size+p.out[n].holds <= maxMessage) {
+		size += p.out[n].holds
 		n++
 	}
 	now := p.out[:n]

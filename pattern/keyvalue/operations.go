@@ -13,33 +13,37 @@ import (
 // batch is what goes to the backend together: reads or writes of one stream on
 // one instance. They share a round trip and nothing else.
 type batch struct {
+	write bool
 	store *store
 	ops   []*operation
 }
 
-// add puts an operation into the batch. A configuration that changed in the
+// add puts an operation into a batch. A configuration that changed in the
 // middle of a message makes a new batch.
-func (b *batch) add(p *pipe, o *operation, run func(*store, []*operation)) {
+func (p *pipe) add(b *batch, o *operation) {
 	s, ok := o.ticket.Instance.(*store)
 	if !ok {
 		p.leave(o, nil, errs.New(errs.Internal, "the instance of another kind"))
 		return
 	}
 	if b.store != s {
-		b.run(run)
+		p.run(b)
 		b.store, p.latest = s, s
 	}
 	b.ops = append(b.ops, o)
 }
 
-// run hands the batch to a goroutine of its own and empties it.
-func (b *batch) run(run func(*store, []*operation)) {
+// run hands a batch to a goroutine of its own and empties it.
+func (p *pipe) run(b *batch) {
 	if len(b.ops) == 0 {
 		return
 	}
-	ops := b.ops
+	if b.write {
+		go p.runWrites(b.store, b.ops)
+	} else {
+		go p.runReads(b.store, b.ops)
+	}
 	b.ops = nil
-	go run(b.store, ops)
 }
 
 // methodOf returns the unary method that an operation is; the empty one if it

@@ -106,6 +106,7 @@ type operation struct {
 	size    int
 	due     time.Time
 	ticket  pattern.Ticket
+	length  int  // of the answer, once the ticket was given back
 	left    bool // the ticket has been given back
 	skip    bool // it was answered before its turn came
 
@@ -113,7 +114,7 @@ type operation struct {
 	begun   bool // it counts in pipe.begun
 	reserve int  // bytes that are held for its answer while it is carried out
 	answer  *keyvaluev1.Answer
-	length  int   // of the answer, in bytes
+	holds   int   // bytes that are held for the answer until it is sent
 	over    error // why it was answered before its end
 }
 
@@ -243,10 +244,10 @@ func (p *pipe) claim(ops []operation) (n int) {
 
 // start begins operations that were claimed.
 func (p *pipe) start(m message) {
-	var reads, writes batch
+	reads, writes := batch{}, batch{write: true}
 	flush := func() {
-		reads.run(p.runReads)
-		writes.run(p.runWrites)
+		p.run(&reads)
+		p.run(&writes)
 	}
 	n := 0
 	defer func() {
@@ -306,13 +307,14 @@ func (p *pipe) enter(o *operation, received time.Time, reads, writes *batch, flu
 	switch {
 	case o.skip:
 	case err != nil:
-		p.end(o, p.refusal(o, err))
+		a := p.refusal(o, err)
+		p.end(o, a, a.SizeVT())
 	case o.size > maxOperation:
 		p.leave(o, nil, errs.TooLarge("pipeline", o.size, maxOperation))
 	case read:
-		reads.add(p, o, p.runReads)
+		p.add(reads, o)
 	default:
-		writes.add(p, o, p.runWrites)
+		p.add(writes, o)
 	}
 }
 
@@ -440,8 +442,9 @@ func (p *pipe) survive(ops []*operation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range ops {
+		a := &keyvaluev1.Answer{Id: o.request.GetId(), Result: &keyvaluev1.Answer_Error{Error: told}}
 		p.giveBack(o)
-		p.put(o, &keyvaluev1.Answer{Id: o.request.GetId(), Result: &keyvaluev1.Answer_Error{Error: told}})
+		p.put(o, a, a.SizeVT())
 	}
 	p.flushLocked()
 }
@@ -470,7 +473,7 @@ func (p *pipe) close() {
 		p.timer.Stop()
 	}
 	for _, o := range p.out {
-		p.hold(-o.length)
+		p.hold(-o.holds)
 	}
 	p.out = nil
 	p.tell()

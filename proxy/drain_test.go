@@ -30,7 +30,7 @@ import (
 // flight is answered, and a client that goes on sending keeps nothing up.
 func TestDrainingIsTold(t *testing.T) {
 	t.Parallel()
-	s := start(t, func(o *proxy.Options) { o.DrainTime = 4 * time.Second }, tapped)
+	s := start(t, func(o *proxy.Options) { o.DrainTime = 6 * time.Second }, tapped)
 	open := s.hold(false)
 	defer open()
 	conn := s.conn(t)
@@ -67,7 +67,7 @@ func TestDrainingIsTold(t *testing.T) {
 		}
 		break
 	}
-	if took := time.Since(began); served == 0 || took < 1900*time.Millisecond || took > 3*time.Second {
+	if took := time.Since(began); served == 0 || took < 2900*time.Millisecond || took > 5500*time.Millisecond {
 		t.Errorf("%d operations were served after GoingAway, then refused after %v", served, took)
 	}
 	effects := s.begun.Load()

@@ -234,6 +234,33 @@ func TestPipelineCancelWhenFull(t *testing.T) {
 	}
 }
 
+// A cancel is read while operations wait for their admission.
+func TestPipelineCancelWhileOthersWait(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, tapped)
+	open := s.hold(true)
+	defer open()
+	p := pipeline(t, in(t, "narrow"), s.dial(t))
+	got, _ := reads(p)
+	var ops []*keyvaluev1.Operation
+	for id := range uint64(256) { // three get in, the others wait 5 ms each
+		ops = append(ops, timed(storeOp(id+1, fmt.Sprint(id), nil), 20_000))
+	}
+	send(t, p, ops...)
+	if err := p.Send(&keyvaluev1.PipelineRequest{Cancels: []*keyvaluev1.Cancel{{Id: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for a := next(t, got); reasonOf(a) != "CANCELLED"; a = next(t, got) {
+		if refused++; reasonOf(a) != "OVERLOADED" {
+			t.Errorf("%v", a)
+		}
+	}
+	if refused > 128 {
+		t.Errorf("the cancel was read when %d operations had been refused", refused)
+	}
+}
+
 // Ids must not be used twice at once; a client that does loses the stream.
 func TestPipelineIDTwice(t *testing.T) {
 	t.Parallel()

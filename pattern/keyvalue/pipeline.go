@@ -154,9 +154,8 @@ func (p *pipe) begin(all []*keyvaluev1.Operation) error {
 		if err != nil {
 			return err
 		}
-		p.start(now)
-		if queued {
-			go p.startQueued()
+		if rest := p.start(now, false); queued || len(rest.ops) > 0 {
+			p.handOver(rest)
 		}
 		m.ops = m.ops[n:]
 	}
@@ -242,33 +241,47 @@ func (p *pipe) claim(ops []operation) (n int) {
 	return n
 }
 
-// start begins operations that were claimed.
-func (p *pipe) start(m message) {
+// start begins operations that were claimed. Where one has to wait for its
+// admission, those behind it are returned, unless the caller has time: who
+// reads has not, because cancels may follow.
+func (p *pipe) start(m message, patient bool) (rest message) {
 	reads, writes := batch{}, batch{write: true}
+	waited, n := false, 0
 	flush := func() {
+		waited = true
 		p.run(&reads)
 		p.run(&writes)
 	}
-	n := 0
 	defer func() {
 		flush()
 		p.drop(m.ops[n:]) // after a panic
 	}()
 	for ; n < len(m.ops); n++ {
+		if waited && !patient {
+			rest, m.ops = message{m.ops[n:], m.received}, m.ops[:n]
+			return rest
+		}
 		p.enter(&m.ops[n], m.received, &reads, &writes, flush)
 	}
+	return rest
 }
 
-// startQueued begins what waits in the queue as there is room, until it is
-// empty.
-func (p *pipe) startQueued() {
+// handOver has operations that were claimed begun by another goroutine, and
+// then the queue.
+func (p *pipe) handOver(m message) {
+	p.mu.Lock()
+	p.starting = true
+	p.mu.Unlock()
+	go p.startQueued(m)
+}
+
+// startQueued begins what was claimed, and then what waits in the queue as
+// there is room, until it is empty.
+func (p *pipe) startQueued(m message) {
 	defer p.survive(nil)
-	for {
-		m := p.next()
-		if len(m.ops) == 0 {
-			return
-		}
-		p.start(m)
+	p.start(m, true)
+	for m = p.next(); len(m.ops) > 0; m = p.next() {
+		p.start(m, true)
 	}
 }
 

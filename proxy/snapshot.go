@@ -121,7 +121,7 @@ func (s *snapshot) resolve(sel *selectors, m *method) (*target, error) {
 	t := s.namespaces[sel.namespace]
 	if t == nil {
 		if sel.credential || !s.open {
-			return nil, unauthenticated()
+			return nil, unauthenticated(sel)
 		}
 		return nil, errs.New(errs.NamespaceNotFound, "there is no namespace %.64q; see the documents that this proxy was started with", sel.namespace)
 	}
@@ -141,7 +141,7 @@ func (s *snapshot) resolve(sel *selectors, m *method) (*target, error) {
 func (t *tenant) noPattern(sel *selectors, of int) error {
 	switch {
 	case sel.credential || t.plan.Anonymous == namespace.AnonymousDeny:
-		return unauthenticated()
+		return unauthenticated(sel)
 	case sel.pattern == "" && of > 1:
 		return errs.Invalid(errs.Field{Path: "x-prism-pattern", Text: "is missing, and the namespace has several patterns of this kind; name one"})
 	case sel.pattern == "":

@@ -1,8 +1,8 @@
 // Package keyvalue is the KeyValue pattern: values under keys with versions,
 // conditions, time to live, counters and scans, on any backend that has the
 // primitive driver.KV. The semantics are here; service.go translates the wire
-// contract, pipeline.go serves many operations on one stream, http.go is the
-// same over HTTP.
+// contract, pipeline.go, answers.go and ending.go serve many operations on one
+// stream, http.go is the same over HTTP.
 package keyvalue
 
 import (

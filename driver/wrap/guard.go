@@ -6,7 +6,8 @@ import (
 	"github.com/prismgw/prism/driver"
 )
 
-// guarded asks before each call whether it may be made, and tells how it went.
+// guarded asks before each call whether it may be made, and tells how it went,
+// also if it ends in a panic: the places and the breaker are everybody's.
 type guarded struct {
 	driver.KV
 	// enter lets a call through, or says why not. leave gets the outcome; of
@@ -15,13 +16,13 @@ type guarded struct {
 	severe func(err error) bool
 }
 
-func (k *guarded) Get(ctx context.Context, key string, want driver.Want) (driver.Entry, error) {
+func (k *guarded) Get(ctx context.Context, key string, want driver.Want) (e driver.Entry, err error) {
 	leave, err := k.enter(ctx)
 	if err != nil {
 		return driver.Entry{}, err
 	}
-	e, err := k.KV.Get(ctx, key, want)
-	leave(err)
+	defer func() { leave(err) }()
+	e, err = k.KV.Get(ctx, key, want)
 	return e, err
 }
 
@@ -33,8 +34,8 @@ func (k *guarded) GetMany(ctx context.Context, keys []string, want driver.Want, 
 		}
 		return
 	}
+	defer func() { leave(k.worst(len(results), func(i int) error { return results[i].Err })) }()
 	k.KV.GetMany(ctx, keys, want, results)
-	leave(k.worst(len(results), func(i int) error { return results[i].Err }))
 }
 
 func (k *guarded) Apply(ctx context.Context, ops []driver.Op, results []driver.Result) {
@@ -45,17 +46,17 @@ func (k *guarded) Apply(ctx context.Context, ops []driver.Op, results []driver.R
 		}
 		return
 	}
+	defer func() { leave(k.worst(len(results), func(i int) error { return results[i].Err })) }()
 	k.KV.Apply(ctx, ops, results)
-	leave(k.worst(len(results), func(i int) error { return results[i].Err }))
 }
 
-func (k *guarded) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page, error) {
+func (k *guarded) Scan(ctx context.Context, r driver.ScanRequest) (p driver.Page, err error) {
 	leave, err := k.enter(ctx)
 	if err != nil {
 		return driver.Page{}, err
 	}
-	p, err := k.KV.Scan(ctx, r)
-	leave(err)
+	defer func() { leave(err) }()
+	p, err = k.KV.Scan(ctx, r)
 	return p, err
 }
 

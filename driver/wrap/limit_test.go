@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
@@ -74,4 +75,29 @@ func TestLimiterKeepsTheDeadline(t *testing.T) {
 			t.Errorf("when there is a place: %v", err)
 		}
 	})
+}
+
+// A call that ends in a panic gives its place back.
+func TestLimiterAndPanics(t *testing.T) {
+	t.Parallel()
+	kv := wrap.NewLimiter(1).KV(newBroken(t, func(context.Context, int64, string) error { panic("made up") }))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, call := range map[string]func(){
+		"get":      func() { _, _ = kv.Get(ctx, "k", driver.ValueOnly) },
+		"get many": func() { kv.GetMany(ctx, []string{"k"}, driver.ValueOnly, make([]driver.GetResult, 1)) },
+		"apply":    func() { kv.Apply(ctx, []driver.Op{{Kind: driver.Put, Key: "k"}}, make([]driver.Result, 1)) },
+		"scan":     func() { _, _ = kv.Scan(ctx, driver.ScanRequest{Limit: 1}) },
+	} {
+		for range 2 { // the second one would find no place
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("%s did not reach the backend", name)
+					}
+				}()
+				call()
+			}()
+		}
+	}
 }

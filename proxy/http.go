@@ -56,6 +56,9 @@ func (s *httpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := &timedWriter{ResponseWriter: w, call: c}
 	out.Header().Set("Request-Id", c.selectors.id())
 	out.Header().Set("X-Content-Type-Options", "nosniff")
+	if s.proxy.draining.Load() { // who calls again connects elsewhere; only closing would cut off who just sent a request
+		out.Header().Set("Connection", "close")
+	}
 	if err := s.guard(out, r); err != nil {
 		s.fail(out, r, c, err)
 		return

@@ -139,7 +139,6 @@ func (p *Proxy) Start() {
 func (p *Proxy) Stop(ctx context.Context) {
 	p.draining.Store(true)
 	p.health.Shutdown()
-	p.http.SetKeepAlivesEnabled(false) // who calls from now on connects elsewhere next time
 	wait(ctx, p.opts.LameDuck)
 	p.streams.goAway()
 	refuse := time.AfterFunc(min(goingGrace, p.opts.DrainTime/2), p.streams.refuse)

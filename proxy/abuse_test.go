@@ -237,7 +237,7 @@ func TestMetricSeriesAreBounded(t *testing.T) {
 	}
 	began := time.Now()
 	after, text := series()
-	if took := time.Since(began); after-before > 20 || took > 500*time.Millisecond || len(text) > 2<<20 {
+	if took := time.Since(began); after-before > 20 || took > 5*time.Second || len(text) > 2<<20 {
 		t.Errorf("%d series more, scraped in %v, %d bytes", after-before, took, len(text))
 	}
 	if strings.Contains(text, "made-up") {

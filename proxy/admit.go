@@ -43,13 +43,15 @@ type waiter struct {
 	done bool // let in or gone; guarded by gate.mu
 }
 
+// newLimits returns limits of which a second's worth may come at once, so that
+// batches fit.
 func newLimits(readRPS, writeRPS, concurrency int) *limits {
 	l := &limits{concurrency: int64(concurrency)}
 	if readRPS > 0 {
-		l.reads = rate.NewLimiter(rate.Limit(readRPS), max(readRPS/10, 1))
+		l.reads = rate.NewLimiter(rate.Limit(readRPS), readRPS)
 	}
 	if writeRPS > 0 {
-		l.writes = rate.NewLimiter(rate.Limit(writeRPS), max(writeRPS/10, 1))
+		l.writes = rate.NewLimiter(rate.Limit(writeRPS), writeRPS)
 	}
 	return l
 }

@@ -198,7 +198,7 @@ func TestRateLimitAdvice(t *testing.T) {
 	t.Parallel()
 	for _, rps := range []int{30, 70, 1000, 9999, 123457} {
 		l := newLimits(rps, 0, 0)
-		burst := rps / 10
+		burst := rps
 		now := time.Now()
 		if err := l.checkRate(readMethod, burst, now); err != nil {
 			t.Fatalf("%d per second, the first %d: %v", rps, burst, err)
@@ -235,12 +235,12 @@ func TestRateLimitAdvice(t *testing.T) {
 func TestRefusedBatchesCostNothing(t *testing.T) {
 	t.Parallel()
 	l, now := newLimits(1000, 0, 0), time.Now()
-	if err := l.checkRate(readMethod, 100, now); err != nil {
+	if err := l.checkRate(readMethod, 1000, now); err != nil {
 		t.Fatal(err)
 	}
-	for range 50 { // each time one comes in, a batch that needs 100 has been refused ten times
+	for range 50 { // each time one comes in, a batch that needs 1,000 has been refused ten times
 		for range 10 {
-			if err := l.checkRate(readMethod, 100, now); err == nil {
+			if err := l.checkRate(readMethod, 1000, now); err == nil {
 				t.Fatal("a batch was let in that does not fit")
 			}
 		}

@@ -39,6 +39,7 @@ var goals = []goal{
 	{"P9", "REST on memory : net/http echo, throughput", 0.75, false, at64, nameREST, nameHTTPEcho, rateOf},
 	{"P9_cpu", "REST on memory : net/http echo, CPU per operation", math.NaN(), true, at64, nameREST, nameHTTPEcho, cpuOf},
 	{"P12", "10,000 namespaces : 1, throughput", 0.9, false, at64, nameMany, nameUnary("memory"), rateOf},
+	{"P12_names", "10,000 namespaces : 1, of the echo itself", math.NaN(), false, at64, nameEchoMany, nameEcho, rateOf},
 	{"P12_connections", "1,000 connections : 8, throughput", 0.8, false, at64, nameConns, nameUnary("memory"), rateOf},
 	{"P12_echo", "1,000 connections : 8, of the echo itself", math.NaN(), false, at64, nameEchoConns, nameEcho, rateOf},
 }

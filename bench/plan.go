@@ -15,6 +15,7 @@ import (
 const (
 	nameEcho       = "gRPC echo"
 	nameEchoConns  = "gRPC echo, 1,000 connections"
+	nameEchoMany   = "gRPC echo, 10,000 namespaces"
 	nameConns      = "Prism unary, memory, 1,000 connections"
 	nameMany       = "Prism unary, memory, 10,000 namespaces"
 	nameStreamEcho = "stream echo, SDK"
@@ -222,7 +223,7 @@ func (p *plan) growth() []*contender {
 		all = append(all, newUnary(nameConns+s.suffix, "Prism memory"+s.suffix, s.server, manyConns))
 	}
 	if s := p.many(); s != nil {
-		all = append(all, newSpread(nameMany, "Prism many", s))
+		all = append(all, newSpread(nameEchoMany, "", p.echo()), newSpread(nameMany, "Prism many", s))
 	}
 	return all
 }

@@ -29,7 +29,6 @@ const codesCount = 17
 // client makes up never becomes one.
 type metrics struct {
 	registry *prometheus.Registry
-	requests *prometheus.CounterVec
 	seconds  []*durations // by method
 	streams  *prometheus.GaugeVec
 	reloads  *prometheus.CounterVec
@@ -47,9 +46,6 @@ type metrics struct {
 func newMetrics(k *kinds) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "prism_requests_total", Help: "Operations served, by gRPC code. Those that reached no namespace have empty labels.",
-		}, []string{"namespace", "pattern", "method", "transport", "code"}),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "prism_streams_open", Help: "Streams that are open.",
 		}, []string{"method"}),
@@ -75,7 +71,7 @@ func newMetrics(k *kinds) *metrics {
 			m.seconds[md.index] = seconds.with(k.all[i].Name, md.name)
 		}
 	}
-	m.registry.MustRegister(m.requests, seconds, m.streams, m.reloads, m.calls, m.failures, m.breakers,
+	m.registry.MustRegister(&requests{m}, seconds, m.streams, m.reloads, m.calls, m.failures, m.breakers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.nowhere = m.hold("", "")
 	return m

@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +24,9 @@ import (
 type patternName struct{ namespace, pattern string }
 
 // counters are the counters of one pattern of one namespace. They are made
-// when they first count, so that ten thousand idle namespaces cost little.
-// Whoever counts holds them, or a configuration that does.
+// when they first count, so that ten thousand idle namespaces cost little, and
+// lie together, so that a call to one of them finds its own soon. Whoever
+// counts holds them, or a configuration that does.
 type counters struct {
 	patternName
 	metrics *metrics
@@ -31,7 +34,8 @@ type counters struct {
 	rows    []atomic.Pointer[counterRow] // by method and transport
 }
 
-type counterRow [codesCount]atomic.Pointer[prometheus.Counter]
+// counterRow counts by gRPC code.
+type counterRow [codesCount]atomic.Uint64
 
 // hold returns the counters of a pattern; drop must follow.
 func (m *metrics) hold(namespace, pattern string) *counters {
@@ -54,7 +58,7 @@ func (c *counters) hold() {
 	c.holders++
 }
 
-// drop gives counters back. The last to do so deletes their series.
+// drop gives counters back. With the last holder their series go.
 func (c *counters) drop() {
 	c.metrics.mu.Lock()
 	defer c.metrics.mu.Unlock()
@@ -62,23 +66,6 @@ func (c *counters) drop() {
 		return
 	}
 	delete(c.metrics.patterns, c.patternName)
-	for i := range c.rows {
-		row := c.rows[i].Load()
-		for code := range row.made() {
-			c.metrics.requests.DeleteLabelValues(c.labels(i, code)...)
-		}
-	}
-}
-
-// made returns the codes that were counted.
-func (r *counterRow) made() func(yield func(int) bool) {
-	return func(yield func(int) bool) {
-		for code := 0; r != nil && code < codesCount; code++ {
-			if r[code].Load() != nil && !yield(code) {
-				return
-			}
-		}
-	}
 }
 
 // labels are those of one cell.
@@ -94,13 +81,43 @@ func (c *counters) add(m *method, via transport, code int) {
 		c.rows[i].CompareAndSwap(nil, new(counterRow))
 		row = c.rows[i].Load()
 	}
-	cell := row[code].Load()
-	if cell == nil {
-		made := c.metrics.requests.WithLabelValues(c.labels(i, code)...)
-		cell = &made
-		row[code].Store(cell)
+	row[code].Add(1)
+}
+
+// requests collects the counters of all namespaces.
+type requests struct{ metrics *metrics }
+
+var _ prometheus.Collector = (*requests)(nil)
+
+var requestsDesc = prometheus.NewDesc("prism_requests_total",
+	"Operations served, by gRPC code. Those that reached no namespace have empty labels.",
+	[]string{"namespace", "pattern", "method", "transport", "code"}, nil)
+
+// Describe implements prometheus.Collector.
+func (*requests) Describe(to chan<- *prometheus.Desc) { to <- requestsDesc }
+
+// Collect implements prometheus.Collector.
+func (r *requests) Collect(to chan<- prometheus.Metric) {
+	r.metrics.mu.Lock()
+	all := slices.Collect(maps.Values(r.metrics.patterns))
+	r.metrics.mu.Unlock()
+	for _, c := range all {
+		c.collect(to)
 	}
-	(*cell).Inc()
+}
+
+func (c *counters) collect(to chan<- prometheus.Metric) {
+	for i := range c.rows {
+		row := c.rows[i].Load()
+		if row == nil {
+			continue
+		}
+		for code := range row {
+			if n := row[code].Load(); n > 0 {
+				to <- prometheus.MustNewConstMetric(requestsDesc, prometheus.CounterValue, float64(n), c.labels(i, code)...)
+			}
+		}
+	}
 }
 
 // backendSeries are the metrics of all backends of one name; there are several

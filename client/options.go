@@ -98,7 +98,7 @@ func WithTimeout(d time.Duration) Option { return func(o *options) { o.timeout =
 // happen twice; and over all calls, at most one repeat for ten calls.
 type RetryPolicy struct {
 	Tries     int           // of one call, the first one included; 1 repeats nothing
-	BaseDelay time.Duration // before the second try, doubled for each more, if the server advises none
+	BaseDelay time.Duration // before the second try if the server advises none; doubled, as its advice is, for each more
 	MaxDelay  time.Duration // a call that is advised to wait longer fails at once
 }
 

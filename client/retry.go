@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -60,13 +61,13 @@ func worthwhile(err error, repeatable bool) bool {
 	return false
 }
 
-// delay is the server's advice or a growing one, never shorter, up to a
-// quarter longer.
+// delay is what the server advises or the policy's own, doubled with each try
+// and up to a quarter longer (google.rpc.RetryInfo: wait for the delay, then
+// back off from it). It is never shorter than the advice.
 func (r *retrier) delay(try int, advice time.Duration) time.Duration {
-	wait := advice
-	if wait <= 0 {
-		wait = min(r.policy.BaseDelay<<(try-1), r.policy.MaxDelay)
-	}
+	const doublings = 20 // more would overflow
+	first := cmp.Or(advice, r.policy.BaseDelay)
+	wait := max(advice, min(first<<min(try-1, doublings), r.policy.MaxDelay))
 	return wait + rand.N(wait/4+1)
 }
 

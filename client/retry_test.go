@@ -206,7 +206,7 @@ func TestDelay(t *testing.T) {
 		try    int
 		advice time.Duration
 		least  time.Duration
-	}{{1, 0, 100e6}, {2, 0, 200e6}, {3, 0, 400e6}, {8, 0, 1e9}, {1, 7e6, 7e6}, {3, 7e6, 7e6}} {
+	}{{1, 0, 100e6}, {2, 0, 200e6}, {3, 0, 400e6}, {8, 0, 1e9}, {1, 7e6, 7e6}, {3, 7e6, 28e6}, {9, 7e6, 1e9}, {99, 0, 1e9}, {2, 3e9, 3e9}} {
 		t.Run(fmt.Sprint(test.try, "/", test.advice), func(t *testing.T) {
 			t.Parallel()
 			for range 100 {

@@ -101,7 +101,7 @@ func TestLeftovers(t *testing.T) {
 	if _, _, ok := l.behind("space", &at); ok {
 		t.Error("something is known of nothing")
 	}
-	l.keep("space", &at, []string{"c", "d", "e"}, true)
+	l.keep(l.generation(), "space", &at, []string{"c", "d", "e"}, true)
 	for _, one := range []struct {
 		bound string
 		at    cursor
@@ -120,7 +120,7 @@ func TestLeftovers(t *testing.T) {
 			t.Errorf("%s %+v: %q, %v", one.bound, one.at, keys, ok)
 		}
 	}
-	l.keep("space", &at, []string{"c"}, false)
+	l.keep(l.generation(), "space", &at, []string{"c"}, false)
 	if keys, more, ok := l.behind("space", &cursor{next: 7, after: "c"}); !ok || more || len(keys) != 0 {
 		t.Errorf("the end: %q, %v, %v", keys, more, ok)
 	}
@@ -179,5 +179,24 @@ func TestBucketMadeAnewUnderAWatch(t *testing.T) {
 	}
 	if err := f.sameSince(t.Context(), info.Created.Add(-time.Second)); errs.ReasonOf(err) != errs.BackendUnavailable {
 		t.Errorf("another bucket: %v", err)
+	}
+}
+
+// A list that was begun before another one was kept, or before a scan wanted a
+// new one, serves nobody.
+func TestLeftoversOfOthers(t *testing.T) {
+	t.Parallel()
+	var l leftovers
+	at := cursor{next: 7}
+	for what, other := range map[string]func(){
+		"another list": func() { l.keep(l.generation(), "space", &at, []string{"new"}, false) },
+		"a new scan":   l.forget,
+	} {
+		began := l.generation()
+		other()
+		l.keep(began, "space", &at, []string{"old"}, false)
+		if keys, _, ok := l.behind("space", &at); ok {
+			t.Errorf("after %s there is %v", what, keys)
+		}
 	}
 }

@@ -83,6 +83,7 @@ func (c *scan) inTurn(ctx context.Context) (done bool, err error) {
 	for looks := 0; looks < pageLooks; {
 		if c.at.left == 1 {
 			c.at.rest = true
+			c.kv.leftovers.forget() // keys may have moved behind c.at.next since another scan listed them
 			return c.inOrder(ctx)
 		}
 		b, err := c.list(ctx, c.at.next, c.step())
@@ -197,6 +198,7 @@ func (c *scan) remaining(ctx context.Context) (keys []string, more bool, err err
 	if keys, more, ok := h.behind(c.bound, &c.at); ok {
 		return keys, more, nil
 	}
+	began := h.generation()
 	var firsts smallest
 	for next, end := c.at.next, false; !end; {
 		b, err := c.list(ctx, next, stepMax)
@@ -212,13 +214,14 @@ func (c *scan) remaining(ctx context.Context) (keys []string, more bool, err err
 		}
 	}
 	keys = firsts.sorted()
-	h.keep(c.bound, &c.at, keys, firsts.cut != "")
+	h.keep(began, c.bound, &c.at, keys, firsts.cut != "")
 	return keys, firsts.cut != "", nil
 }
 
 // leftovers are the keys that a scan has left for the order of the keys.
 type leftovers struct {
 	mu    sync.Mutex // guards what follows
+	times uint64     // how often it has changed
 	bound string
 	next  uint64
 	after string // the keys are those that follow it
@@ -226,9 +229,30 @@ type leftovers struct {
 	more  bool // and further ones
 }
 
-func (l *leftovers) keep(bound string, at *cursor, keys []string, more bool) {
+// forget makes the next page list anew.
+func (l *leftovers) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.times++
+	l.bound, l.keys = "", nil
+}
+
+func (l *leftovers) generation() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.times
+}
+
+// keep keeps what was listed since a generation. If there has been another one
+// since, nobody knows whose list is the older one.
+func (l *leftovers) keep(since uint64, bound string, at *cursor, keys []string, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.times++
+	if l.times != since+1 {
+		l.bound, l.keys = "", nil
+		return
+	}
 	l.bound, l.next, l.after, l.keys, l.more = bound, at.next, at.after, keys, more
 }
 

@@ -1,13 +1,8 @@
 package namespace
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,45 +12,16 @@ import (
 
 	namespacev1 "github.com/prismgw/prism/api/prism/namespace/v1"
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/internal/testutil/testca"
 )
-
-// selfSigned writes a certificate for a name with its key, and returns their
-// paths.
-func selfSigned(t *testing.T, dir, name string) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write := func(file, kind string, b []byte) string {
-		path := filepath.Join(dir, name+file)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	return write(".crt", "CERTIFICATE", der), write(".key", "PRIVATE KEY", raw)
-}
 
 // What a document names is what both ends of a connection use: each knows the
 // other by its certificate, under the name that the document gives.
 func TestTLSConnects(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	serverCert, serverKey := selfSigned(t, dir, "redis.example")
-	_, _ = selfSigned(t, dir, "prism")
+	serverCert, serverKey := testca.SelfSigned(t, dir, "redis.example", "redis.example")
+	testca.SelfSigned(t, dir, "prism", "prism")
 	pair, err := tls.LoadX509KeyPair(serverCert, serverKey)
 	if err != nil {
 		t.Fatal(err)
@@ -128,8 +94,8 @@ func handshake(t *testing.T, client, server *tls.Config) error {
 func TestTLSMistakes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	selfSigned(t, dir, "one")
-	selfSigned(t, dir, "two")
+	testca.SelfSigned(t, dir, "one", "one")
+	testca.SelfSigned(t, dir, "two", "two")
 	if err := os.WriteFile(filepath.Join(dir, "text"), []byte("no certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}

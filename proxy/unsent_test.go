@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 
@@ -147,7 +146,9 @@ func TestUnsentIsGivenBack(t *testing.T) {
 	told(t, "an id twice", err, errs.InvalidField)
 	open()
 	waitFor(t, "so does one that is ended", func() bool { return unsent(t, s) == 0 })
-	time.Sleep(50 * time.Millisecond) // for what is given back twice, which must not be
+	waitFor(t, "nothing is left that could give back once more", func() bool {
+		return s.waiting.Load() == 0 && strings.Contains(get(t, "http://"+s.Ops+"/metrics"), "prism_streams_open{method=\"Pipeline\"} 0\n")
+	})
 	if n := unsent(t, s); n != 0 {
 		t.Errorf("%d bytes are held in the end", n)
 	}

@@ -3,16 +3,10 @@ package test
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prismgw/prism/internal/testutil/servers"
+	"github.com/prismgw/prism/internal/testutil/testca"
 )
 
 // A secured is a Redis that wants a certificate and a password, behind a proxy
@@ -63,34 +58,13 @@ credentials: file://%s/login
 // certificate writes a certificate for this machine that is its own authority.
 func (s *secured) certificate(t *testing.T) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	crt, private := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
-	for name, text := range map[string][]byte{"tls.crt": crt, "tls.key": private} {
-		if err := os.WriteFile(filepath.Join(s.dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	pair, err := tls.X509KeyPair(crt, private)
+	crt, key := testca.SelfSigned(t, s.dir, "tls", "127.0.0.1")
+	pair, err := tls.LoadX509KeyPair(crt, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.tls = &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
-	s.tls.RootCAs.AppendCertsFromPEM(crt)
+	s.tls.RootCAs.AddCert(pair.Leaf)
 }
 
 // login replaces the file with the password in one step.

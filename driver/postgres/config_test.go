@@ -1,22 +1,17 @@
 package postgres_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
+	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/postgres"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/internal/testutil/servers"
+	"github.com/prismgw/prism/internal/testutil/testca"
 )
 
 func TestConfigurationMistakes(t *testing.T) {
@@ -80,65 +75,12 @@ func TestEnvironmentIsIgnored(t *testing.T) {
 	f.put(kv, "a", "1")
 }
 
-// authority is a certificate authority.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &authority{cert, key, pool}
-}
-
-// issue returns a server's certificate and key for a name, in PEM form.
-func (a *authority) issue(t *testing.T, name string) (certificate, private []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
-}
-
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	ours, theirs := newAuthority(t), newAuthority(t)
-	certificate, key := ours.issue(t, "localhost")
-	f := onServer(t, servers.PostgresTLS(t, certificate, key))
+	ours, theirs := testca.New(t), testca.New(t)
+	dir := ours.Issue(t, "localhost")
+	f := onServer(t, servers.PostgresTLS(t, read(t, dir+"/cert.pem"), read(t, dir+"/key.pem")))
 	plain := servers.PostgresWith(t)
-	roots := func(a *authority) *tls.Config { return &tls.Config{RootCAs: a.pool, MinVersion: tls.VersionTLS12} }
 	url := func(s *servers.Server, host, mode string) string {
 		u := strings.Replace(s.URL, "127.0.0.1", host, 1)
 		return strings.Replace(u, "?sslmode=disable", mode, 1)
@@ -150,16 +92,16 @@ func TestTLS(t *testing.T) {
 		encrypted bool
 		says      string // "": it works
 	}{
-		{"own authority", url(f.server, "localhost", "?sslmode=verify-full"), f.server, roots(ours), true, ""},
-		{"tls without sslmode", url(f.server, "localhost", ""), f.server, roots(ours), true, ""},
-		{"another name", url(f.server, "127.0.0.1", "?sslmode=verify-full"), f.server, roots(ours), false, "another name"},
-		{"another name, chain only", url(f.server, "127.0.0.1", "?sslmode=verify-ca"), f.server, roots(ours), true, ""},
-		{"wrong authority", url(f.server, "localhost", "?sslmode=verify-full"), f.server, roots(theirs), false, "not trusted"},
-		{"wrong authority, chain only", url(f.server, "localhost", "?sslmode=verify-ca"), f.server, roots(theirs), false, "not trusted"},
+		{"own authority", url(f.server, "localhost", "?sslmode=verify-full"), f.server, ours.Trust(), true, ""},
+		{"tls without sslmode", url(f.server, "localhost", ""), f.server, ours.Trust(), true, ""},
+		{"another name", url(f.server, "127.0.0.1", "?sslmode=verify-full"), f.server, ours.Trust(), false, "another name"},
+		{"another name, chain only", url(f.server, "127.0.0.1", "?sslmode=verify-ca"), f.server, ours.Trust(), true, ""},
+		{"wrong authority", url(f.server, "localhost", "?sslmode=verify-full"), f.server, theirs.Trust(), false, "not trusted"},
+		{"wrong authority, chain only", url(f.server, "localhost", "?sslmode=verify-ca"), f.server, theirs.Trust(), false, "not trusted"},
 		{"the system's authorities", url(f.server, "localhost", "?sslmode=verify-full"), f.server, nil, false, "not trusted"},
 		{"unchecked", url(f.server, "localhost", "?sslmode=require"), f.server, nil, true, ""},
 		{"loopback", url(f.server, "localhost", ""), f.server, nil, false, ""},
-		{"no tls there", url(plain, "localhost", "?sslmode=verify-full"), plain, roots(ours), false, "offers no TLS"},
+		{"no tls there", url(plain, "localhost", "?sslmode=verify-full"), plain, ours.Trust(), false, "offers no TLS"},
 		{"no tls there, unchecked", url(plain, "localhost", "?sslmode=require"), plain, nil, false, "offers no TLS"},
 	} {
 		cfg := driver.Config{Name: "pg", URL: c.url, TLS: c.tls, Credentials: login(c.server), Options: []byte(`{"schema": "tls"}`)}
@@ -185,6 +127,15 @@ func TestTLS(t *testing.T) {
 			return n == 0
 		})
 	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func (f *fixture) scan(to any, sql string) {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/prismgw/prism/api/codec"
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	"github.com/prismgw/prism/errs"
 )
@@ -107,7 +108,7 @@ func (in *incoming) Reset() {
 
 // UnmarshalVT reads data and delivers it.
 func (in *incoming) UnmarshalVT(data []byte) error {
-	err := fields(data, func(field protowire.Number, value []byte, _ uint64) error {
+	err := codec.Fields(data, func(field protowire.Number, value []byte, _ uint64) error {
 		switch field { //nolint:exhaustive // others are of later versions
 		case fieldHello:
 			in.hello = new(keyvaluev1.Hello)
@@ -140,7 +141,7 @@ func (a *answer) draining() bool {
 }
 
 func (a *answer) read(data []byte) error {
-	return fields(data, func(field protowire.Number, value []byte, number uint64) error {
+	return codec.Fields(data, func(field protowire.Number, value []byte, number uint64) error {
 		switch {
 		case field == fieldID:
 			a.id = number
@@ -149,37 +150,4 @@ func (a *answer) read(data []byte) error {
 		}
 		return nil
 	})
-}
-
-// fields calls f for each field of a message: with the bytes, never nil, of
-// one that has a length, or with the number of a varint. Others are left out.
-func fields(data []byte, f func(field protowire.Number, value []byte, number uint64) error) error {
-	for len(data) > 0 {
-		field, kind, n := protowire.ConsumeTag(data)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		data = data[n:]
-		var value []byte
-		var number uint64
-		switch kind {
-		case protowire.BytesType:
-			value, n = protowire.ConsumeBytes(data)
-		case protowire.VarintType:
-			number, n = protowire.ConsumeVarint(data)
-		default:
-			n = protowire.ConsumeFieldValue(field, kind, data)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		data = data[n:]
-		if kind != protowire.BytesType && kind != protowire.VarintType {
-			continue
-		}
-		if err := f(field, value, number); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -65,6 +65,14 @@ func sameRate(a, b *rate.Limiter) bool {
 	return a == nil && b == nil || a != nil && b != nil && a.Limit() == b.Limit()
 }
 
+// limited reports whether the namespace has a rate for the method.
+func (l *limits) limited(m *method) bool {
+	if m.write() {
+		return l.writes != nil
+	}
+	return l.reads != nil
+}
+
 // checkRate takes n operations off the namespace's rate, or none. It reserves
 // nothing: what waits for its turn would delay others that fit.
 func (l *limits) checkRate(m *method, n int, now time.Time) error {
@@ -102,7 +110,7 @@ type gate struct {
 // flush before. exit must follow unless there is an error. How many operations
 // a batch is, its pattern says when it has looked at it: see call.Take.
 func (g *gate) enter(ctx context.Context, l *limits, from *source, m *method, flush func()) error {
-	if !m.batch {
+	if !m.batch && l.limited(m) {
 		if err := l.checkRate(m, 1, time.Now()); err != nil {
 			return err
 		}

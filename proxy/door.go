@@ -21,7 +21,7 @@ func (p *Proxy) operations(m *method, next pattern.StreamFunc) grpc.StreamHandle
 		c := &call{Context: ss.Context(), proxy: p, method: m, transport: overGRPC, start: time.Now()}
 		p.readMetadata(ss.Context(), c)
 		c.selectors.id() // made now: operations that fail will use it side by side
-		d := &door{proxy: p, call: c, last: make(map[*method]*admission)}
+		d := &door{proxy: p, call: c, last: make(map[string]*admission)}
 		err := d.open()
 		if err == nil {
 			err = d.run(next, ss)
@@ -56,7 +56,7 @@ type door struct {
 
 	source source // the stream takes turns with the namespace's others
 
-	last map[*method]*admission // only the stream's reader uses it
+	last map[string]*admission // by method; only the stream's reader uses it
 }
 
 var _ pattern.Door = (*door)(nil)
@@ -95,18 +95,18 @@ type admission struct {
 
 // Enter implements pattern.Door.
 func (d *door) Enter(ctx context.Context, e pattern.Entry) (pattern.Ticket, error) {
-	m := d.proxy.kinds.methods[d.call.method.kind][e.Method]
-	if m == nil {
+	snapshot := d.proxy.current()
+	a := d.admission(snapshot, e.Method)
+	if a == nil {
+		snapshot.release()
 		return pattern.Ticket{}, errs.New(errs.Unsupported, "this proxy does not know this kind of operation; it is older than the client")
 	}
-	now := e.Received
+	m, now := a.method, e.Received
 	t := pattern.Ticket{Entered: now}
 	var span trace.Span
 	if d.proxy.tracing != nil {
 		_, span = d.proxy.tracing.start(ctx, &parent{traceparent: e.Traceparent}, m, &d.call.selectors, now)
 	}
-	snapshot := d.proxy.current()
-	a := d.admission(snapshot, m)
 	if err := d.admit(ctx, a, &e); err != nil {
 		d.proxy.metrics.count(a.target, m, overPipeline, now, err)
 		snapshot.release()
@@ -123,12 +123,15 @@ func (d *door) Enter(ctx context.Context, e pattern.Entry) (pattern.Ticket, erro
 }
 
 // admission returns the one of a method, whose target stays the same as long as
-// the configuration does.
-func (d *door) admission(s *snapshot, m *method) *admission {
-	if a := d.last[m]; a != nil && a.snapshot == s {
+// the configuration does; nil if there is no such method.
+func (d *door) admission(s *snapshot, name string) *admission {
+	if a := d.last[name]; a != nil && a.snapshot == s {
 		return a
 	}
-	return &admission{snapshot: s, method: m}
+	if m := d.proxy.kinds.methods[d.call.method.kind][name]; m != nil {
+		return &admission{snapshot: s, method: m}
+	}
+	return nil
 }
 
 // admit takes one operation through the steps that a call goes through in
@@ -140,7 +143,7 @@ func (d *door) admit(ctx context.Context, a *admission, e *pattern.Entry) (err e
 		if a.target, err = a.snapshot.resolve(&d.call.selectors, a.method); err != nil {
 			return err
 		}
-		d.last[a.method] = a
+		d.last[a.method.name] = a
 	}
 	if err := a.target.authenticate(&d.call.selectors); err != nil {
 		return err

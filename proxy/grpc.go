@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/prismgw/prism/api/codec"
 	accessv1 "github.com/prismgw/prism/api/prism/access/v1"
@@ -169,7 +171,7 @@ func (s *servedStream) RecvMsg(m any) error {
 // client's mistake.
 type message struct {
 	decoded
-	bad bool
+	wrong string // why it cannot be taken; empty: it can
 }
 
 // decoded is what every message of a wire contract is.
@@ -178,10 +180,38 @@ type decoded interface {
 	UnmarshalVT(b []byte) error
 }
 
+// maxFields is what a message holds at most, each of its parts counted by
+// itself. The empty ones take two bytes, and a hundred times as much once they
+// are decoded.
+const maxFields = 16 << 10
+
 // UnmarshalVT is called by the codec.
 func (m *message) UnmarshalVT(b []byte) error {
-	m.bad = m.decoded.UnmarshalVT(b) != nil
+	switch {
+	case crowded(b):
+		m.wrong = fmt.Sprintf("has more than %d parts; send fewer at once", maxFields)
+	case m.decoded.UnmarshalVT(b) != nil:
+		m.wrong = "cannot be decoded as a message of this method"
+	default:
+		m.wrong = ""
+	}
 	return nil
+}
+
+// crowded reports whether a message has too many fields.
+func crowded(b []byte) bool {
+	if len(b) <= 2*maxFields {
+		return false
+	}
+	n := 0
+	for ; len(b) > 0 && n <= maxFields; n++ {
+		_, _, length := protowire.ConsumeField(b)
+		if length < 0 {
+			return false // decoding it says so
+		}
+		b = b[length:]
+	}
+	return n > maxFields
 }
 
 // receive receives one message.
@@ -192,10 +222,10 @@ func (m *message) receive(into any, recv func(any) error) error {
 	}
 	err := recv(m)
 	m.decoded = nil // a stream that waits for its next message holds none
-	if err != nil || !m.bad {
+	if err != nil || m.wrong == "" {
 		return err
 	}
-	return errs.Invalid(errs.Field{Path: "request", Text: "cannot be decoded as a message of this method"})
+	return errs.Invalid(errs.Field{Path: "request", Text: m.wrong})
 }
 
 // headers is the context of a request, with its metadata as the transport has

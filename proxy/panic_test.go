@@ -51,7 +51,7 @@ func TestPanicEndsOnlyItsOperation(t *testing.T) {
 	p, m, to := oneMethod(t, nil) // no limits: that is the panic
 	s := p.snapshot.Load()
 	p.kinds.methods = []map[string]*method{{m.name: m}}
-	d := &door{proxy: p, call: &call{Context: t.Context(), method: m, selectors: selectors{namespace: "n"}}, last: map[*method]*admission{}}
+	d := &door{proxy: p, call: &call{Context: t.Context(), method: m, selectors: selectors{namespace: "n"}}, last: map[string]*admission{}}
 	if _, err := d.Enter(t.Context(), pattern.Entry{Method: m.name, Received: time.Now()}); errs.ReasonOf(err) != errs.Internal {
 		t.Errorf("%v", err)
 	}

@@ -1,6 +1,7 @@
 package keyvalue
 
 import (
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -186,6 +187,12 @@ func (p *pipe) flushLocked() {
 		return
 	}
 	p.sending = true
+	if p.begun > len(p.out) {
+		// Others are carried out: what is about to end gets into this message.
+		p.mu.Unlock()
+		runtime.Gosched()
+		p.mu.Lock()
+	}
 	for (len(p.out) > 0 || p.going) && p.err == nil && !p.finished {
 		p.sendSome()
 	}
@@ -214,6 +221,11 @@ func (p *pipe) sendSome() {
 	p.since = time.Now()
 	p.arm(p.since.Add(slowAfter))
 	err := p.transmit(msg)
+	for _, a := range msg.Answers {
+		if r := a.GetRetrieve(); r != nil {
+			r.Value = nil // the batch's other answers hold the memory around it
+		}
+	}
 	p.since = time.Time{}
 	p.sent(now, size)
 	if err != nil {

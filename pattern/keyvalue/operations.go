@@ -1,9 +1,6 @@
 package keyvalue
 
 import (
-	"context"
-	"time"
-
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
@@ -16,6 +13,7 @@ type batch struct {
 	write bool
 	store *store
 	ops   []*operation
+	room  int // how many there may be
 }
 
 // add puts an operation into a batch. A configuration that changed in the
@@ -30,6 +28,9 @@ func (p *pipe) add(b *batch, o *operation) {
 		p.run(b)
 		b.store, p.latest = s, s
 	}
+	if b.ops == nil {
+		b.ops = make([]*operation, 0, b.room)
+	}
 	b.ops = append(b.ops, o)
 }
 
@@ -38,10 +39,11 @@ func (p *pipe) run(b *batch) {
 	if len(b.ops) == 0 {
 		return
 	}
+	t := p.term(b.ops)
 	if b.write {
-		go p.runWrites(b.store, b.ops)
+		go p.runWrites(t, b.store, b.ops)
 	} else {
-		go p.runReads(b.store, b.ops)
+		go p.runReads(t, b.store, b.ops)
 	}
 	b.ops = nil
 }
@@ -66,26 +68,14 @@ func methodOf(in *keyvaluev1.Operation) (name string, read bool) {
 	return "", false
 }
 
-// lastDue returns a context that ends when the last of the operations is due.
-func (p *pipe) lastDue(ops []*operation) (context.Context, context.CancelFunc) {
-	var last time.Time
-	for _, o := range ops {
-		if o.due.After(last) {
-			last = o.due
-		}
-	}
-	return context.WithDeadline(p.ctx, last)
-}
-
 // runReads carries out reads.
-func (p *pipe) runReads(s *store, ops []*operation) {
+func (p *pipe) runReads(ctx *term, s *store, ops []*operation) {
+	defer ctx.leave()
 	defer p.survive(ops)
-	ctx, cancel := p.lastDue(ops)
-	defer cancel()
 	if len(ops) == 1 {
 		e, err := s.get(ctx, readKey(ops[0].request), wantedBy(ops))
 		s.sizes.learn(1, len(e.Value))
-		a, err := readAnswer(ops[0].request, &e, err)
+		a, err := readAnswer(new(found), ops[0].request, &e, err)
 		p.leave(ops[0], a, err)
 		return
 	}
@@ -100,8 +90,9 @@ func (p *pipe) runReads(s *store, ops []*operation) {
 		bytes += len(res[i].Value)
 	}
 	s.sizes.learn(len(res), bytes)
+	answers := make([]found, len(ops))
 	p.leaveAll(ops, func(i int) (*keyvaluev1.Answer, error) {
-		return readAnswer(ops[i].request, &res[i].Entry, res[i].Err)
+		return readAnswer(&answers[i], ops[i].request, &res[i].Entry, res[i].Err)
 	})
 }
 
@@ -122,7 +113,14 @@ func readKey(in *keyvaluev1.Operation) string {
 	return in.GetRetrieve().GetKey()
 }
 
-func readAnswer(in *keyvaluev1.Operation, e *driver.Entry, err error) (*keyvaluev1.Answer, error) {
+// found is the answer to a Retrieve, in one piece.
+type found struct {
+	answer   keyvaluev1.Answer
+	result   keyvaluev1.Answer_Retrieve
+	retrieve keyvaluev1.RetrieveResponse
+}
+
+func readAnswer(a *found, in *keyvaluev1.Operation, e *driver.Entry, err error) (*keyvaluev1.Answer, error) {
 	if _, ok := in.GetOp().(*keyvaluev1.Operation_Exists); ok {
 		out, err := exists(err)
 		return &keyvaluev1.Answer{Result: &keyvaluev1.Answer_Exists{Exists: out}}, err
@@ -130,12 +128,6 @@ func readAnswer(in *keyvaluev1.Operation, e *driver.Entry, err error) (*keyvalue
 	if err != nil {
 		return nil, err
 	}
-	// One allocation for the three messages that make an answer.
-	a := new(struct {
-		answer   keyvaluev1.Answer
-		result   keyvaluev1.Answer_Retrieve
-		retrieve keyvaluev1.RetrieveResponse
-	})
 	a.retrieve.Value, a.retrieve.Version = e.Value, e.Version
 	if in.GetRetrieve().GetWithExpiry() {
 		a.retrieve.ExpiresAt = expiry(e.Expires)
@@ -146,10 +138,9 @@ func readAnswer(in *keyvaluev1.Operation, e *driver.Entry, err error) (*keyvalue
 }
 
 // runWrites carries out writes; one that is wrong in itself is answered before.
-func (p *pipe) runWrites(s *store, all []*operation) {
+func (p *pipe) runWrites(ctx *term, s *store, all []*operation) {
+	defer ctx.leave()
 	defer p.survive(all)
-	ctx, cancel := p.lastDue(all)
-	defer cancel()
 	ops, valid := make([]driver.Op, 0, len(all)), make([]*operation, 0, len(all))
 	for _, o := range all {
 		op, err := p.writeOp(s, o.request)

@@ -63,7 +63,9 @@ type pipe struct {
 	ctx    context.Context //nolint:containedctx // the stream's own, which bounds everything here
 	ended  chan struct{}   // closed when nothing more is read
 
-	latest *store // of whoever begins operations: what the latest one runs on
+	// Of whoever begins operations.
+	latest *store // what the latest one runs on
+	lately *term  // of the latest batch
 
 	mu       sync.Mutex // guards the fields below
 	room     sync.Cond  // signalled when something was sent or given back, or the stream ended
@@ -119,12 +121,12 @@ type operation struct {
 // read receives messages until the client half-closes or the stream breaks.
 func (p *pipe) read() {
 	defer p.survive(nil)
+	var in intake
 	for {
-		in := new(keyvaluev1.PipelineRequest)
-		err := p.stream.RecvMsg(in)
+		err := p.stream.RecvMsg(&in)
 		if err == nil {
-			p.cancel(in.GetCancels())
-			err = p.begin(in.GetOperations())
+			p.cancel(in.cancels)
+			err = p.begin(in.operations)
 		}
 		if err != nil {
 			if errors.Is(err, io.EOF) {
@@ -138,9 +140,10 @@ func (p *pipe) read() {
 
 // begin takes note of the operations of one message, and begins those for
 // which there is room; the others go into the queue.
-func (p *pipe) begin(all []*keyvaluev1.Operation) error {
+func (p *pipe) begin(all []keyvaluev1.Operation) error {
 	m := message{make([]operation, len(all)), time.Now()}
-	for i, in := range all {
+	for i := range all {
+		in := &all[i]
 		timeout := time.Duration(in.GetTimeoutMs()) * time.Millisecond
 		if timeout == 0 {
 			timeout = p.terms.Timeout
@@ -243,7 +246,7 @@ func (p *pipe) claim(ops []operation) (n int) {
 // admission, those behind it are returned, unless the caller has time: who
 // reads has not, because cancels may follow.
 func (p *pipe) start(m message, patient bool) (rest message) {
-	reads, writes := batch{}, batch{write: true}
+	reads, writes := batch{room: len(m.ops)}, batch{room: len(m.ops), write: true}
 	waited, n := false, 0
 	flush := func() {
 		waited = true
@@ -330,10 +333,10 @@ func (p *pipe) enter(o *operation, received time.Time, reads, writes *batch, flu
 }
 
 // cancel answers operations whose clients no longer wait.
-func (p *pipe) cancel(all []*keyvaluev1.Cancel) {
-	for _, c := range all {
+func (p *pipe) cancel(all []uint64) {
+	for _, id := range all {
 		p.mu.Lock()
-		if o := p.flying[c.GetId()]; o != nil {
+		if o := p.flying[id]; o != nil {
 			p.giveUp(o, errs.Cancelled)
 			p.flushLocked()
 		}

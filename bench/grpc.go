@@ -43,29 +43,13 @@ func newSpread(name, data string, server *process) *contender {
 }
 
 func (u *unary) open(ctx context.Context, w workload) (session, error) {
-	conns := make([]*grpc.ClientConn, u.conns)
-	clients := make([]keyvaluev1.KeyValueClient, u.conns)
-	shut := func() {
-		for _, c := range conns {
-			if c != nil {
-				_ = c.Close()
-			}
-		}
+	conns, err := dialAll(ctx, u.server.addrs.GRPC, u.conns)
+	if err != nil {
+		return session{}, err
 	}
-	for i := range conns {
-		c, err := dial(u.server.addrs.GRPC)
-		if err != nil {
-			shut()
-			return session{}, err
-		}
-		conns[i], clients[i] = c, keyvaluev1.NewKeyValueClient(c)
-		c.Connect()
-	}
-	for _, c := range conns {
-		if err := connected(ctx, c); err != nil {
-			shut()
-			return session{}, err
-		}
+	clients := make([]keyvaluev1.KeyValueClient, len(conns))
+	for i, c := range conns {
+		clients[i] = keyvaluev1.NewKeyValueClient(c)
 	}
 	contexts := make([]context.Context, len(u.namespaces))
 	for i, ns := range u.namespaces {
@@ -93,7 +77,7 @@ func (u *unary) open(ctx context.Context, w workload) (session, error) {
 			return err
 		}
 	}
-	return session{do, shut}, nil
+	return session{do, func() { closeAll(conns) }}, nil
 }
 
 // callTimeout is the deadline of a call, which every call over a network should
@@ -106,6 +90,33 @@ func dial(addr string) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec.V2{})),
 		grpc.WithDisableRetry(),
 	)
+}
+
+// dialAll opens n connections and waits for them.
+func dialAll(ctx context.Context, addr string, n int) ([]*grpc.ClientConn, error) {
+	conns := make([]*grpc.ClientConn, 0, n)
+	for range n {
+		c, err := dial(addr)
+		if err != nil {
+			closeAll(conns)
+			return nil, err
+		}
+		conns = append(conns, c)
+		c.Connect()
+	}
+	for _, c := range conns {
+		if err := connected(ctx, c); err != nil {
+			closeAll(conns)
+			return nil, err
+		}
+	}
+	return conns, nil
+}
+
+func closeAll(conns []*grpc.ClientConn) {
+	for _, c := range conns {
+		_ = c.Close()
+	}
 }
 
 // connected waits until c has its connection, so that no window pays for it.

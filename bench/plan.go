@@ -31,6 +31,7 @@ const (
 
 func nameUnary(backend string) string { return "Prism unary, " + backend }
 func nameSDK(backend string) string   { return "Prism SDK, " + backend }
+func nameDaprd(backend string) string { return "daprd, " + backend }
 
 const (
 	manyConns      = 1000
@@ -213,7 +214,31 @@ func (p *plan) unary(backends ...string) []*contender {
 			all = append(all, newUnary(nameUnary(b)+s.suffix, "Prism "+b+s.suffix, s.server, unaryConns))
 		}
 	}
+	for _, b := range backends {
+		all = append(all, p.daprd(b)...)
+	}
 	return all
+}
+
+// daprd returns the sidecar on a backend, if it is installed.
+func (p *plan) daprd(backend string) []*contender {
+	var component string
+	switch backend {
+	case "memory":
+		component = daprComponent("state.in-memory", "")
+	case "redis":
+		if s := p.redis(); s != nil {
+			component = daprComponent("state.redis", fmt.Sprintf("{name: redisHost, value: %q}", s.addrs.GRPC))
+		}
+	}
+	if component == "" || !slices.Contains(p.opts.backends, backend) {
+		return nil
+	}
+	s := p.server(nameDaprd(backend), func(ctx context.Context) (*process, error) { return p.bench.startDaprd(ctx, component) })
+	if s == nil {
+		return nil
+	}
+	return []*contender{newDaprd(nameDaprd(backend), s)}
 }
 
 // growth is unary with much more of what should cost nothing.
@@ -253,7 +278,8 @@ func (p *plan) directRedis(everything bool) []*contender {
 	if everything {
 		all = append(all, newGoRedis(nameGoRedisP, s.addrs.GRPC, true))
 	}
-	return append(append(all, newRueidis(nameRueidis, s.addrs.GRPC)), p.sdk("redis")...)
+	all = append(append(all, newRueidis(nameRueidis, s.addrs.GRPC)), p.sdk("redis")...)
+	return append(all, p.daprd("redis")...)
 }
 
 func (p *plan) directPostgres() []*contender {

@@ -42,6 +42,7 @@ const (
 	KeyNotFound
 	NamespaceNotFound
 	PatternNotFound
+	ObjectNotFound
 	InvalidField
 	InvalidKey
 	InvalidCursor
@@ -97,6 +98,7 @@ var table = [reasons]row{
 	KeyNotFound:            {"KEY_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such key"},
 	NamespaceNotFound:      {"NAMESPACE_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such namespace"},
 	PatternNotFound:        {"PATTERN_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "the namespace has no such pattern"},
+	ObjectNotFound:         {"OBJECT_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such object"},
 	InvalidField:           {"INVALID_FIELD", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a field of the request is invalid"},
 	InvalidKey:             {"INVALID_KEY", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a key is 1 to 1,024 bytes of UTF-8 without NUL"},
 	InvalidCursor:          {"INVALID_CURSOR", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "the cursor is not one that this namespace and prefix gave out; scan from the beginning"},

@@ -31,6 +31,7 @@ var contract = []struct {
 	{errs.KeyNotFound, "KEY_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
 	{errs.NamespaceNotFound, "NAMESPACE_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
 	{errs.PatternNotFound, "PATTERN_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
+	{errs.ObjectNotFound, "OBJECT_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
 	{errs.InvalidField, "INVALID_FIELD", codes.InvalidArgument, 400, errs.RetryNever},
 	{errs.InvalidKey, "INVALID_KEY", codes.InvalidArgument, 400, errs.RetryNever},
 	{errs.InvalidCursor, "INVALID_CURSOR", codes.InvalidArgument, 400, errs.RetryNever},

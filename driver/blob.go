@@ -82,8 +82,8 @@ type Object struct {
 	Key      string
 	Size     int64             // of the whole object, whatever range was asked for
 	Version  string            // opaque text of the form of Entry.Version; no digest of the content
-	Modified time.Time         // when it was put, by the backend's clock, true to the second
-	Metadata map[string]string // what Put was given, nil for none; List leaves it nil
+	Modified time.Time         // when it was put, by the backend's clock, true to the second; Put leaves it zero
+	Metadata map[string]string // what Put was given; Put and List leave it nil
 }
 
 // PutOptions are what a Put may ask for.

@@ -159,7 +159,7 @@ func (e *env) killChild(o orders) (acked [writers]int) {
 }
 
 // runChild writes until it is killed, if this process was started for that.
-func runChild(t *testing.T, h *Harness) {
+func runChild(t *testing.T, h *Harness, write func(t *testing.T, b driver.Backend, o *orders, w int)) {
 	var o orders
 	text := os.Getenv(childVariable)
 	if text == "" {
@@ -183,16 +183,16 @@ func runChild(t *testing.T, h *Harness) {
 	}
 	var wg sync.WaitGroup
 	for w := range writers {
-		wg.Go(func() { childWriter(t, b.KV, &o, w) })
+		wg.Go(func() { write(t, b, &o, w) })
 	}
 	wg.Wait()
 	t.FailNow()
 }
 
-func childWriter(t *testing.T, kv driver.KV, o *orders, w int) {
+func childWriter(t *testing.T, b driver.Backend, o *orders, w int) {
 	results := make([]driver.Result, 1)
 	for i := o.First[w]; ; i++ {
-		kv.Apply(context.Background(), []driver.Op{writerOp(kv.Guarantees(), o.Namespace, w, i)}, results)
+		b.KV.Apply(context.Background(), []driver.Op{writerOp(b.KV.Guarantees(), o.Namespace, w, i)}, results)
 		if results[0].Err != nil || results[0].Number != int64(i) {
 			t.Errorf("writer %d: write %d: %+v", w, i, results[0])
 			return

@@ -116,7 +116,7 @@ func allChecks() []check {
 // were left behind.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
-	runChild(t, &h)
+	runChild(t, &h, childWriter)
 	s := newSuite(t, &h)
 	t.Run("checks", func(t *testing.T) {
 		for _, c := range allChecks() {
@@ -128,7 +128,7 @@ func Run(t *testing.T, h Harness) {
 	})
 	s.close(t)
 	t.Run("leaks/goroutines", func(t *testing.T) { s.run(t, leakCheck) })
-	s.write(t)
+	s.write(t, matrix{Driver: h.Name, Guarantees: &s.g, Watcher: s.watch})
 }
 
 // suite is one run over one harness.
@@ -136,8 +136,10 @@ type suite struct {
 	tb     testing.TB
 	h      *Harness
 	anchor driver.Conn // open all the time, so that shared data stays
+	checks []check     // what Exceptions may name
 	g      driver.Guarantees
 	watch  bool // whether the technology has a Watcher
+	blob   driver.BlobGuarantees
 
 	mu      sync.Mutex // guards results
 	results []result
@@ -145,13 +147,22 @@ type suite struct {
 
 func newSuite(tb testing.TB, h *Harness) *suite {
 	tb.Helper()
+	s, b := openSuite(tb, h, append(allChecks(), leakCheck))
+	s.g = b.KV.Guarantees()
+	s.watch = b.Watcher != nil
+	return s
+}
+
+// openSuite returns a run of some checks, and a space to ask what is promised.
+func openSuite(tb testing.TB, h *Harness, checks []check) (*suite, driver.Backend) {
+	tb.Helper()
 	for _, x := range h.Exceptions {
-		known := slices.ContainsFunc(allChecks(), func(c check) bool { return c.name == x.Check })
+		known := slices.ContainsFunc(checks, func(c check) bool { return c.name == x.Check })
 		if !known || x.Reason == "" {
 			tb.Fatalf("exception %q: no check has this name, or no reason is given", x.Check)
 		}
 	}
-	s := &suite{tb: tb, h: h}
+	s := &suite{tb: tb, h: h, checks: checks}
 	conn, err := h.Driver.Open(h.Config)
 	if err != nil {
 		tb.Fatalf("open: %v", err)
@@ -162,9 +173,7 @@ func newSuite(tb testing.TB, h *Harness) *suite {
 	if err != nil {
 		tb.Fatalf("space: %v", err)
 	}
-	s.g = b.KV.Guarantees()
-	s.watch = b.Watcher != nil
-	return s
+	return s, b
 }
 
 func (s *suite) close(tb testing.TB) {

@@ -37,6 +37,7 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	return driver.Backend{
 		KV:      kv,
 		Watcher: kv,
+		Blob:    &blob{conn: c, space: kv.space},
 		Extent:  driver.Extent{Container: c.settings.name, Prefix: wrap.KeyPrefix(s)},
 	}, nil
 }

@@ -40,6 +40,7 @@ type space struct {
 	shards   [shards]shard
 	index    index
 	onces    [shards]onces
+	objects  objects
 	watchers watchers
 
 	// timed is set once anything here expires. Until then there is nothing to

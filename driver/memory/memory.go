@@ -1,4 +1,4 @@
-// Package memory keeps keys and values in the memory of this process. It is the
+// Package memory keeps keys, values and objects in the memory of this process. It is the
 // reference implementation of the primitives, what tests use instead of a fake,
 // and a real store for data that may be lost. Nothing is written anywhere.
 //
@@ -47,11 +47,14 @@ const (
 	defaultMaxValue = 4 << 20
 	leastMaxValue   = 64
 	mostMaxValue    = 1 << 30
+
+	defaultMaxObject = 64 << 20
 )
 
 type settings struct {
-	name     string
-	maxValue int
+	name      string
+	maxValue  int
+	maxObject int64
 }
 
 // parse reads the whole configuration and reports every mistake in it.
@@ -64,12 +67,18 @@ func parse(c *driver.Config) (settings, error) {
 		report("url", fmt.Sprintf("%q is not of this driver; write memory: or memory://name", c.URL))
 	}
 	options := struct {
-		MaxValue int `json:"max_value"`
-	}{defaultMaxValue}
+		MaxValue  int   `json:"max_value"`
+		MaxObject int64 `json:"max_object"`
+	}{defaultMaxValue, defaultMaxObject}
 	if err := driver.DecodeStrict(c.Options, &options); err != nil {
 		report("options", err.Error())
-	} else if options.MaxValue < leastMaxValue || options.MaxValue > mostMaxValue {
-		report("options.max_value", fmt.Sprintf("%d is not between %d and %d bytes", options.MaxValue, leastMaxValue, mostMaxValue))
+	} else {
+		if options.MaxValue < leastMaxValue || options.MaxValue > mostMaxValue {
+			report("options.max_value", fmt.Sprintf("%d is not between %d and %d bytes", options.MaxValue, leastMaxValue, mostMaxValue))
+		}
+		if options.MaxObject < 1 || options.MaxObject > driver.MaxBlob {
+			report("options.max_object", fmt.Sprintf("%d is not between 1 and %d bytes", options.MaxObject, int64(driver.MaxBlob)))
+		}
 	}
 	if c.TLS != nil {
 		report("tls", "the memory driver has no connections to encrypt; leave it out")
@@ -83,7 +92,7 @@ func parse(c *driver.Config) (settings, error) {
 	if bad != nil {
 		return settings{}, errs.Invalid(bad...)
 	}
-	return settings{name: name, maxValue: options.MaxValue}, nil
+	return settings{name: name, maxValue: options.MaxValue, maxObject: options.MaxObject}, nil
 }
 
 func parseURL(text string) (name string, ok bool) {

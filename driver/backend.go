@@ -124,6 +124,7 @@ type Conn interface {
 type Backend struct {
 	KV      KV
 	Watcher Watcher // changes of KV; nil where the technology cannot tell them
+	PubSub  PubSub
 	Blob    Blob
 
 	Extent Extent // where the space's data lies

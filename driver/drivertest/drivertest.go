@@ -140,6 +140,7 @@ type suite struct {
 	g      driver.Guarantees
 	watch  bool // whether the technology has a Watcher
 	blob   driver.BlobGuarantees
+	pubsub driver.PubSubGuarantees
 
 	mu      sync.Mutex // guards results
 	results []result

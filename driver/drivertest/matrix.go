@@ -25,12 +25,13 @@ type result struct {
 
 // matrix is the file that a run writes.
 type matrix struct {
-	Suite      string                 `json:"suite,omitempty"` // "" for that of KV
-	Driver     string                 `json:"driver"`
-	Checks     []result               `json:"checks"`
-	Guarantees *driver.Guarantees     `json:"guarantees,omitempty"`
-	Watcher    bool                   `json:"watcher"`
-	Blob       *driver.BlobGuarantees `json:"blob,omitempty"`
+	Suite      string                   `json:"suite,omitempty"` // "" for that of KV
+	Driver     string                   `json:"driver"`
+	Checks     []result                 `json:"checks"`
+	Guarantees *driver.Guarantees       `json:"guarantees,omitempty"`
+	Watcher    bool                     `json:"watcher"`
+	Blob       *driver.BlobGuarantees   `json:"blob,omitempty"`
+	PubSub     *driver.PubSubGuarantees `json:"pubsub,omitempty"`
 }
 
 func (s *suite) record(name, what, reason string) {

@@ -70,10 +70,23 @@ func (r *recorder) Cleanup(f func()) {
 	r.cleanups = append(r.cleanups, f)
 }
 
-// record runs one check over a harness and returns its failures.
+// A kit is the suite of one primitive.
+type kit struct {
+	checks   []check
+	open     func(testing.TB, *Harness) *suite
+	mistakes []mistake
+	slow     []string // mistakes that are found by waiting for what never comes
+}
+
+// record runs one check of KV over a harness and returns its failures.
 func record(tb testing.TB, h *Harness, name string) []string {
 	tb.Helper()
-	all := append(allChecks(), leakCheck)
+	return (&kit{checks: append(allChecks(), leakCheck), open: newSuite}).record(tb, h, name)
+}
+
+func (k *kit) record(tb testing.TB, h *Harness, name string) []string {
+	tb.Helper()
+	all := k.checks
 	i := slices.IndexFunc(all, func(c check) bool { return c.name == name })
 	if i < 0 {
 		tb.Fatalf("there is no check %q", name)
@@ -92,7 +105,7 @@ func record(tb testing.TB, h *Harness, name string) []string {
 				r.fail(fmt.Sprint("panic: ", p))
 			}
 		}()
-		newSuite(r, h).run(r, all[i])
+		k.open(r, h).run(r, all[i])
 	}()
 	<-done
 	return r.said()
@@ -109,21 +122,26 @@ var slowMistakes = []string{
 
 // TestBrokenDriversAreFound runs checks against drivers with one mistake each.
 func TestBrokenDriversAreFound(t *testing.T) {
-	for _, m := range mistakes() {
+	k := kit{append(allChecks(), leakCheck), newSuite, mistakes(), slowMistakes}
+	k.findMistakes(t)
+}
+
+func (k *kit) findMistakes(t *testing.T) {
+	for _, m := range k.mistakes {
 		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
-			if testing.Short() && slices.Contains(slowMistakes, m.name) {
+			if testing.Short() && slices.Contains(k.slow, m.name) {
 				return
 			}
 			h := memoryHarness()
 			m.spoil(&h.Driver)
 			for _, name := range m.found {
-				if said := record(t, h, name); len(said) == 0 {
+				if said := k.record(t, h, name); len(said) == 0 {
 					t.Errorf("%s passes", name)
 				} else {
 					t.Logf("%s: %s", name, said[0])
 				}
-				if said := record(t, memoryHarness(), name); len(said) > 0 {
+				if said := k.record(t, memoryHarness(), name); len(said) > 0 {
 					t.Errorf("%s fails without the mistake: %s", name, said[0])
 				}
 			}
@@ -258,13 +276,17 @@ func TestBrokenLayoutsAreFound(t *testing.T) {
 // subject to finds some mistake.
 func TestEachCheckCanFail(t *testing.T) {
 	t.Parallel()
+	(&kit{allChecks(), newSuite, mistakes(), nil}).canAllFail(t)
+}
+
+func (k *kit) canAllFail(t *testing.T) {
+	t.Helper()
 	var found []string
-	for _, m := range mistakes() {
+	for _, m := range k.mistakes {
 		found = append(found, m.found...)
 	}
-	s := newSuite(t, memoryHarness())
-	e := newEnv(t, s)
-	for _, c := range allChecks() {
+	e := newEnv(t, k.open(t, memoryHarness()))
+	for _, c := range k.checks {
 		if c.needs != nil && c.needs(e) != "" {
 			continue
 		}

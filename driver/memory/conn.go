@@ -14,6 +14,7 @@ var (
 	_ driver.Conn    = (*conn)(nil)
 	_ driver.KV      = (*kv)(nil)
 	_ driver.Watcher = (*kv)(nil)
+	_ driver.PubSub  = (*pubsub)(nil)
 )
 
 type conn struct {
@@ -22,9 +23,12 @@ type conn struct {
 	settings settings
 	closed   atomic.Bool
 
-	mu      sync.Mutex                 // guards watches
-	watches map[*wrap.Changes]struct{} // those to end on Close
+	mu        sync.Mutex            // guards listeners
+	listeners map[listener]struct{} // those to end on Close
 }
+
+// A listener is a watch or a subscription.
+type listener interface{ End(reason error) }
 
 // Space returns the primitives of a space. There are no layouts but its own.
 func (c *conn) Space(s driver.Space) (driver.Backend, error) {
@@ -33,11 +37,13 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 			Path: "layout", Text: "the memory driver holds nothing that was there before; leave it out",
 		})
 	}
-	kv := &kv{conn: c, space: c.data.space(s)}
+	space := c.data.space(s)
+	kv := &kv{conn: c, space: space}
 	return driver.Backend{
 		KV:      kv,
 		Watcher: kv,
-		Blob:    &blob{conn: c, space: kv.space},
+		PubSub:  &pubsub{conn: c, space: space},
+		Blob:    &blob{conn: c, space: space},
 		Extent:  driver.Extent{Container: c.settings.name, Prefix: wrap.KeyPrefix(s)},
 	}, nil
 }
@@ -52,11 +58,11 @@ func (c *conn) Close() error {
 		c.mu.Unlock()
 		return nil
 	}
-	watches := c.watches
-	c.watches = nil
+	listeners := c.listeners
+	c.listeners = nil
 	c.mu.Unlock()
-	for w := range watches {
-		w.End(errs.BackendUnavailable)
+	for l := range listeners {
+		l.End(errs.BackendUnavailable)
 	}
 	c.names.release(c.data)
 	return nil
@@ -73,23 +79,23 @@ func (c *conn) usable(ctx context.Context) error {
 	return nil
 }
 
-// adopt registers w to be ended with the connection, unless that has happened.
-func (c *conn) adopt(w *wrap.Changes) bool {
+// adopt registers l to be ended with the connection, unless that has happened.
+func (c *conn) adopt(l listener) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed.Load() {
 		return false
 	}
-	if c.watches == nil {
-		c.watches = make(map[*wrap.Changes]struct{})
+	if c.listeners == nil {
+		c.listeners = make(map[listener]struct{})
 	}
-	c.watches[w] = struct{}{}
+	c.listeners[l] = struct{}{}
 	return true
 }
 
-func (c *conn) forget(w *wrap.Changes) {
+func (c *conn) forget(l listener) {
 	c.mu.Lock()
-	delete(c.watches, w)
+	delete(c.listeners, l)
 	c.mu.Unlock()
 }
 

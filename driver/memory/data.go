@@ -42,6 +42,7 @@ type space struct {
 	onces    [shards]onces
 	objects  objects
 	watchers watchers
+	hub      hub
 
 	// timed is set once anything here expires. Until then there is nothing to
 	// sweep, so that thousands of idle spaces cost no time.

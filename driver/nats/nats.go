@@ -87,6 +87,7 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	k := &kv{link: c.link, set: &c.set, now: c.now, prefix: spacePrefix(c.set.bucket, s)}
 	return driver.Backend{
 		KV: k, Watcher: k,
+		PubSub: &pubsub{link: c.link, set: &c.set, prefix: subjectPrefix(c.set.bucket, s)},
 		Extent: driver.Extent{Container: c.set.container(), Prefix: k.prefix},
 	}, nil
 }

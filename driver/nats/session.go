@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,6 +62,8 @@ type session struct {
 	queue   []*call    // to be sent
 	pending map[uint64]*call
 	err     error // why it has ended
+
+	listeners map[*subscription]struct{}
 }
 
 // A call is one request on its way.
@@ -72,6 +75,11 @@ type call struct {
 	// more takes one message of an answer of several, and tells whether it was
 	// the last. nil: the answer is one message.
 	more func(*nats.Msg) (last bool)
+
+	// told are messages that nobody answers. When the server has handled them,
+	// the call comes back by itself. nil: the call is answered by its subject.
+	told []*nats.Msg
+	size int // bytes of their payloads
 
 	id     uint64
 	weight int
@@ -99,7 +107,7 @@ func newSession(nc *nats.Conn, d *dialer, patience time.Duration) *session {
 
 // begin puts a call on its way.
 func (s *session) begin(ctx context.Context, c *call) error {
-	c.weight = min(callWeight+len(c.data), inFlight)
+	c.weight = min(callWeight+len(c.data)+c.size, inFlight)
 	c.answer = make(chan answer, 1)
 	if err := s.gate.enter(ctx, s.done, c.weight); err != nil {
 		return &lostError{cause: err}
@@ -143,7 +151,7 @@ func (s *session) wait(ctx context.Context, c *call) (*nats.Msg, error) {
 	sent := c.sent
 	known := s.forget(c)
 	if !sent && known {
-		c.data, c.header = nil, nil
+		c.data, c.header, c.told = nil, nil, nil
 	}
 	s.mu.Unlock()
 	if !known { // it was answered in this moment
@@ -185,13 +193,25 @@ func (s *session) write() {
 			}
 		}
 		for _, c := range calls {
-			err := s.nc.PublishMsg(&nats.Msg{Subject: c.subject, Reply: s.inbox + strconv.FormatUint(c.id, 36), Header: c.header, Data: c.data})
-			if err != nil {
-				s.finish(c, answer{err: &lostError{cause: err}})
+			if err := s.publish(c); err != nil {
+				s.finish(c, answer{err: &lostError{cause: err, sent: len(c.told) > 1}})
 			}
 		}
 		clear(calls)
 	}
+}
+
+func (s *session) publish(c *call) error {
+	own := s.inbox + strconv.FormatUint(c.id, 36)
+	if c.told == nil {
+		return s.nc.PublishMsg(&nats.Msg{Subject: c.subject, Reply: own, Header: c.header, Data: c.data})
+	}
+	for _, m := range c.told {
+		if err := s.nc.PublishMsg(m); err != nil {
+			return err
+		}
+	}
+	return s.nc.Publish(own, nil)
 }
 
 // next appends the next calls to send, which count as sent from now on.
@@ -273,18 +293,29 @@ func (s *session) late(before time.Time) (calls []*call) {
 	return calls
 }
 
-// refused fails the calls to a subject that the server does not let us use.
+// refused fails the calls to a subject that the server does not let us use, and
+// ends the subscriptions to it.
 func (s *session) refused(err error) {
+	names := func(subject string) bool { return strings.Contains(err.Error(), strconv.Quote(subject)) }
 	var calls []*call
+	var subscriptions []*subscription
 	s.mu.Lock()
 	for _, c := range s.pending {
-		if strings.Contains(err.Error(), strconv.Quote(c.subject)) {
+		if names(c.subject) || slices.ContainsFunc(c.told, func(m *nats.Msg) bool { return names(m.Subject) }) {
 			calls = append(calls, c)
+		}
+	}
+	for b := range s.listeners {
+		if names(b.subject) {
+			subscriptions = append(subscriptions, b)
 		}
 	}
 	s.mu.Unlock()
 	for _, c := range calls {
 		s.finish(c, answer{err: errNotAllowed})
+	}
+	for _, b := range subscriptions {
+		b.End(errNotAllowed)
 	}
 }
 

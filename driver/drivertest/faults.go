@@ -120,16 +120,16 @@ func (s *store) fault(reads, writes []errs.Reason) map[errs.Reason]int {
 }
 
 // timed calls something on a server that is not well.
-func (s *store) timed(what string, reasons []errs.Reason, call func(context.Context) []error) {
-	s.Helper()
-	ctx, cancel := s.soon()
+func (e *env) timed(what string, reasons []errs.Reason, call func(context.Context) []error) {
+	e.Helper()
+	ctx, cancel := e.soon()
 	defer cancel()
-	s.within(what+" on a server that is not well", faultDeadline+grace, func() {
+	e.within(what+" on a server that is not well", faultDeadline+grace, func() {
 		for _, err := range call(ctx) {
 			if end, _ := ctx.Deadline(); errs.ReasonOf(err) == errs.Deadline && time.Until(end) > slack {
-				s.Errorf("%s: Deadline %s before the deadline", what, time.Until(end))
+				e.Errorf("%s: Deadline %s before the deadline", what, time.Until(end))
 			}
-			s.wants(what+" on a server that is not well", err, reasons...)
+			e.wants(what+" on a server that is not well", err, reasons...)
 		}
 	})
 }

@@ -53,6 +53,11 @@ func pubsubChecks() []check {
 		{"groups/share", needsGroups, groupsShare},
 		{"groups/of-others", needsGroups, groupsOfOthers},
 		{"groups/member-leaves", needsGroups, memberLeaves},
+		{"faults/away-at-open", needsServer, pubsubAway},
+		{"faults/killed-and-restarted", needsServer, pubsubKilled},
+		{"faults/paused", needsServer, pubsubPaused},
+		{"faults/connections-cut", needsServer, pubsubCut},
+		{"faults/garbage", needsServer, pubsubGarbage},
 	}
 }
 

@@ -32,11 +32,26 @@ func TestMatches(t *testing.T) {
 		filter, subject string
 		want            bool
 	}{
-		{"a", "a", true}, {"a", "b", false}, {"a", "a.b", false}, {"a.b", "a", false},
-		{"*", "a", true}, {"*", "a.b", false}, {"a.*", "a.b", true}, {"a.*", "a", false}, {"a.*", "a.b.c", false},
-		{"*.b", "a.b", true}, {"*.b", "a.c", false}, {"a.*.c", "a.b.c", true},
-		{">", "a", true}, {">", "a.b.c", true}, {"a.>", "a", false}, {"a.>", "a.b", true}, {"a.>", "a.b.c", true}, {"a.>", "ab.c", false},
-		{"*.>", "a", false}, {"*.>", "a.b", true},
+		{"a", "a", true},
+		{"a", "b", false},
+		{"a", "a.b", false},
+		{"a.b", "a", false},
+		{"*", "a", true},
+		{"*", "a.b", false},
+		{"a.*", "a.b", true},
+		{"a.*", "a", false},
+		{"a.*", "a.b.c", false},
+		{"*.b", "a.b", true},
+		{"*.b", "a.c", false},
+		{"a.*.c", "a.b.c", true},
+		{">", "a", true},
+		{">", "a.b.c", true},
+		{"a.>", "a", false},
+		{"a.>", "a.b", true},
+		{"a.>", "a.b.c", true},
+		{"a.>", "ab.c", false},
+		{"*.>", "a", false},
+		{"*.>", "a.b", true},
 	} {
 		if got := driver.Matches(c.filter, c.subject); got != c.want {
 			t.Errorf("Matches(%q, %q): %v", c.filter, c.subject, got)

@@ -99,9 +99,10 @@ func (t *topics) publish(subject string, texts ...string) {
 	for i, text := range texts {
 		messages[i] = driver.Message{Subject: subject, Payload: []byte(text)}
 	}
-	for i, err := range t.outcomes(messages...) {
-		if err != nil {
-			t.Fatalf("publish of %s: %s", brief(texts[i]), describe(err))
+	results := t.outcomes(messages...)
+	for i, text := range texts {
+		if err := results[i]; err != nil {
+			t.Fatalf("publish of %s: %s", brief(text), describe(err))
 		}
 	}
 }

@@ -74,6 +74,9 @@ var dependencies = []dependency{
 	{"modernc.org/sqlite", allow("driver/sqlite", "bench"), "a vendor's SDK stays with its technology; bench measures it bare"},
 	{"github.com/nats-io/nats.go", allow("driver/nats", "internal/testutil/..."), "a vendor's SDK stays with its technology; tests ask whether their server is ready"},
 	{"github.com/nats-io/nats-server/v2", allow("internal/testutil/..."), "a real server for tests"},
+	{"github.com/twmb/franz-go/pkg/kfake", allow("internal/testutil/..."), "a broker for tests"},
+	{"github.com/twmb/franz-go/pkg/kmsg", nil, "requests that tests make by hand"},
+	{"github.com/twmb/franz-go", nil, "a vendor's SDK stays with its technology, which is not there yet"},
 	{"github.com/sony/gobreaker/v2", allow("driver/wrap"), "the one circuit breaker"},
 	{"golang.org/x/time", allow("driver/wrap", "proxy"), "the one rate limiter"},
 

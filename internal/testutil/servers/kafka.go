@@ -1,0 +1,69 @@
+package servers
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+// KafkaCluster is a Kafka that tests talk to: franz-go's broker in this
+// process, or a real one that the environment names.
+type KafkaCluster struct {
+	Brokers []string       // host:port
+	Fake    *kfake.Cluster // nil for a real one
+
+	t    testing.TB
+	opts []kfake.Opt
+}
+
+// Kafka returns a Kafka: the one PRISM_TEST_KAFKA_BROKERS names, else a new one
+// in this process. Topics and groups need names of their own.
+func Kafka(t testing.TB) *KafkaCluster {
+	t.Helper()
+	if brokers := os.Getenv("PRISM_TEST_KAFKA_BROKERS"); brokers != "" {
+		return &KafkaCluster{t: t, Brokers: strings.Split(brokers, ",")}
+	}
+	return KafkaWith(t)
+}
+
+// KafkaWith starts one broker in this process, with further options, whatever
+// the environment says. It keeps its data in files and syncs each write, so
+// that Stop and Start find what was acknowledged.
+func KafkaWith(t testing.TB, opts ...kfake.Opt) *KafkaCluster {
+	t.Helper()
+	dir := filepath.Join(privateDir(t), "kafka")
+	k := &KafkaCluster{t: t, opts: append([]kfake.Opt{kfake.NumBrokers(1), kfake.DataDir(dir), kfake.SyncWrites()}, opts...)}
+	k.opts = append(k.opts, kfake.Ports(freePort(t)))
+	k.Start()
+	t.Cleanup(k.Stop)
+	return k
+}
+
+// Stop ends the broker in order; its port refuses connections. It cannot be
+// killed: it lives in the test's own process.
+func (k *KafkaCluster) Stop() {
+	k.t.Helper()
+	if k.Fake != nil {
+		k.Fake.Close()
+		k.Fake = nil
+	}
+}
+
+// Start starts a stopped broker on the port and the data that it had.
+func (k *KafkaCluster) Start() {
+	k.t.Helper()
+	if k.opts == nil {
+		k.t.Fatal("the Kafka given by PRISM_TEST_KAFKA_BROKERS cannot be started by a test; unset the variable")
+	}
+	if k.Fake != nil {
+		return
+	}
+	cluster, err := kfake.NewCluster(k.opts...)
+	if err != nil {
+		k.t.Fatalf("kafka: %v", err)
+	}
+	k.Fake, k.Brokers = cluster, cluster.ListenAddrs()
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/prismgw/prism/internal/testutil/servers"
 )
@@ -38,6 +39,13 @@ func kafkaClient(t *testing.T, k *servers.KafkaCluster, opts ...kgo.Opt) *kgo.Cl
 	}
 	t.Cleanup(cl.CloseAllowingRebalance)
 	return cl
+}
+
+// kafkaAdmin returns a client for requests by hand, which name topics: the
+// newest versions of some want ids.
+func kafkaAdmin(t *testing.T, k *servers.KafkaCluster) *kgo.Client {
+	t.Helper()
+	return kafkaClient(t, k, kgo.MaxVersions(kversion.V3_9_0()))
 }
 
 // kafkaName returns a name that no other run uses.
@@ -239,11 +247,15 @@ func kafkaCommitted(t *testing.T, cl *kgo.Client, group, topic string, partition
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := resp.Groups[0]
-	if err := errors.Join(kerr.ErrorForCode(g.ErrorCode), kerr.ErrorForCode(g.Topics[0].Partitions[0].ErrorCode)); err != nil {
+	if err := kerr.ErrorForCode(resp.Groups[0].ErrorCode); errors.Is(err, kerr.GroupIDNotFound) || err == nil && len(resp.Groups[0].Topics) == 0 {
+		return -1, "" // kfake's answers for an unknown group; a real broker may as well name the partitions and -1
+	} else if err != nil {
 		t.Fatal(err)
 	}
-	p := g.Topics[0].Partitions[0]
+	p := resp.Groups[0].Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+		t.Fatal(err)
+	}
 	if p.Metadata != nil {
 		metadata = *p.Metadata
 	}
@@ -256,7 +268,7 @@ func kafkaCommitted(t *testing.T, cl *kgo.Client, group, topic string, partition
 func TestKafkaCooperativeRebalance(t *testing.T) {
 	t.Parallel()
 	k := servers.Kafka(t)
-	admin := kafkaClient(t, k)
+	admin := kafkaAdmin(t, k)
 	topic := kafkaTopic(t, admin, 4)
 	kafkaFill(t, admin, topic, 4, 10)
 	var aOwns, bOwns kafkaOwned
@@ -278,7 +290,7 @@ func TestKafkaCooperativeRebalance(t *testing.T) {
 func TestKafkaCommitBeforeLeaving(t *testing.T) {
 	t.Parallel()
 	k := servers.Kafka(t)
-	admin := kafkaClient(t, k)
+	admin := kafkaAdmin(t, k)
 	topic := kafkaTopic(t, admin, 4)
 	kafkaFill(t, admin, topic, 4, 10)
 	commit := func(ctx context.Context, cl *kgo.Client, _ map[string][]int32) {
@@ -324,7 +336,7 @@ func TestKafkaGroupSharedWithKcat(t *testing.T) {
 func kafkaShare(t *testing.T, balancers []kgo.GroupBalancer, kcat string, refused bool, again int) {
 	t.Helper()
 	k := servers.Kafka(t)
-	admin := kafkaClient(t, k)
+	admin := kafkaAdmin(t, k)
 	topic := "shared-" + strconv.FormatInt(time.Now().UnixNano(), 10)
 	req := kmsg.NewPtrCreateTopicsRequest()
 	rt := kmsg.NewCreateTopicsRequestTopic()
@@ -368,7 +380,7 @@ func TestKafkaDeadMemberIsTakenOver(t *testing.T) {
 	t.Parallel()
 	const session = 1500 * time.Millisecond
 	k := kafkaFast(t)
-	admin := kafkaClient(t, k)
+	admin := kafkaAdmin(t, k)
 	topic := kafkaTopic(t, admin, 2)
 	kafkaFill(t, admin, topic, 2, 10)
 	var aOwns, bOwns kafkaOwned
@@ -391,10 +403,8 @@ func TestKafkaDeadMemberIsTakenOver(t *testing.T) {
 	aClient.CommitOffsetsSync(t.Context(), map[string]map[int32]kgo.EpochOffset{topic: {last.Partition: {Epoch: -1, Offset: 10}}}, nil)
 	link.mend()
 	kafkaWait(t, "return of the lost member", func() bool { return aOwns.has(1) && bOwns.has(1) })
-	for p := range int32(2) {
-		if offset, _ := kafkaCommitted(t, admin, topic, topic, p); offset != -1 {
-			t.Errorf("partition %d was committed at %d by a member that had lost it", p, offset)
-		}
+	if offset, _ := kafkaCommitted(t, admin, topic, topic, last.Partition); offset != -1 {
+		t.Errorf("committed at %d by a member that had lost the partition", offset)
 	}
 }
 
@@ -441,7 +451,7 @@ func (l *kafkaLink) mend() {
 func TestKafkaStaticMemberReturns(t *testing.T) {
 	t.Parallel()
 	k := kafkaFast(t)
-	admin := kafkaClient(t, k)
+	admin := kafkaAdmin(t, k)
 	topic := kafkaTopic(t, admin, 2)
 	kafkaFill(t, admin, topic, 2, 10)
 	member := func(id string) (*kafkaOwned, *kafkaReader) {
@@ -473,7 +483,7 @@ func TestKafkaPausedPartition(t *testing.T) {
 	t.Parallel()
 	const session = 300 * time.Millisecond
 	k := kafkaFast(t)
-	admin := kafkaClient(t, k)
+	admin := kafkaAdmin(t, k)
 	topic := kafkaTopic(t, admin, 2)
 	cl := kafkaClient(t, k, kafkaMemberOpts(topic, topic, kgo.SessionTimeout(session), kgo.HeartbeatInterval(50*time.Millisecond))...)
 	r := kafkaRead(t, cl)
@@ -505,7 +515,7 @@ func TestKafkaSilentApplicationKeepsItsPartitions(t *testing.T) {
 	t.Parallel()
 	const session = 300 * time.Millisecond
 	k := kafkaFast(t)
-	admin := kafkaClient(t, k)
+	admin := kafkaAdmin(t, k)
 	topic := kafkaTopic(t, admin, 2)
 	kafkaFill(t, admin, topic, 2, 1)
 	var owns kafkaOwned

@@ -375,6 +375,37 @@ func TestPostgresHeadRowLeavesNoGaps(t *testing.T) {
 	}
 }
 
+// TestPostgresHeadRowUnderAnOldSnapshot: the head row's old versions cannot be
+// removed while any transaction may see them, one that only reads too, and
+// each append walks over them.
+func TestPostgresHeadRowUnderAnOldSnapshot(t *testing.T) {
+	t.Parallel()
+	pool := pgPool(t, pgServer(t))
+	log := pgLogNamed(t, "head row")
+	pgExec(t, pool, log.schema...)
+	appends := func() (pages int64, took time.Duration) {
+		start := time.Now()
+		for range 2000 {
+			if err := log.put(t.Context(), pool, 0, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return pgDo[int64](t, pool, "select pg_relation_size('head') / 8192")[0], time.Since(start)
+	}
+	pages, took := appends()
+	old, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = old.Rollback(t.Context()) }()
+	pgDo[int](t, old, "select 1")
+	grown, slower := appends()
+	t.Logf("2,000 appends: %d pages after %v; beside an old snapshot %d pages after %v", pages, took, grown, slower)
+	if pages > 2 || grown < 8 {
+		t.Errorf("the head's table has %d pages, %d beside an old snapshot; want at most 2 and at least 8", pages, grown)
+	}
+}
+
 // TestPostgresLogsUnderLoad runs each way with 16 and 64 writers and a reader
 // beside them: the cures skip nothing. It prints what they cost; the figures
 // of README-b.md come from a run of it alone, with PRISM_TEST_LONG set.

@@ -141,7 +141,7 @@ var pgLogs = []pgLog{
 		put: pgInsert,
 		read: `select xid::text, position from log
 			where partition = $1 and (xid, position) > ($2::text::xid8, $3) and xid < pg_snapshot_xmin(pg_current_snapshot())
-			order by xid, position limit 5000`,
+			order by log.xid, position limit 5000`, // by "xid" alone it would be the text of the first column
 	},
 	{
 		name:   "lock",

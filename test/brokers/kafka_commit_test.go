@@ -479,6 +479,20 @@ func TestKafkaZombieCommit(t *testing.T) {
 	}
 }
 
+// TestKafkaSessionTimeoutHasAFloor: takeover is no faster than the broker's
+// group.min.session.timeout.ms, 6 s unless it is set.
+func TestKafkaSessionTimeoutHasAFloor(t *testing.T) {
+	t.Parallel()
+	k := servers.KafkaWith(t)
+	topic := kafkaTopic(t, kafkaAdmin(t, k), 1)
+	for session, want := range map[time.Duration]*kerr.Error{5999 * time.Millisecond: kerr.InvalidSessionTimeout, 6 * time.Second: nil} {
+		m := &kafkaRawMember{cl: kafkaAdmin(t, k), group: topic, session: session}
+		if err := m.join(t.Context()); want == nil && err != nil || want != nil && !errors.Is(err, want) {
+			t.Errorf("a session of %v: %v; want %v", session, err, want)
+		}
+	}
+}
+
 // TestKafkaUnknownGroup: a group without a commit starts where its members say,
 // one with a commit never does, and a commit that retention has overtaken is an
 // error if the member asked for one.

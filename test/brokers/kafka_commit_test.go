@@ -250,6 +250,13 @@ func TestKafkaMetadataCapacity(t *testing.T) {
 			}
 			return s
 		}, 2_728, 2_730},
+		{"every second unsettled, every sixteenth tried before", func(n int64) kafkaState {
+			s := every(n, 2)
+			for i := int64(0); i < n; i += 16 {
+				s.attempts[i] = 2 + int(i)%18
+			}
+			return s
+		}, 8_192, 0},
 	} {
 		s := c.make(c.fits)
 		text := s.encode()

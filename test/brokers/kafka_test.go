@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -51,7 +50,7 @@ func kafkaAdmin(t *testing.T, k *servers.KafkaCluster) *kgo.Client {
 // kafkaName returns a name that no other run uses.
 func kafkaName(t *testing.T) string {
 	t.Helper()
-	return fmt.Sprintf("%s-%d", strings.ToLower(t.Name()), time.Now().UnixNano())
+	return fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), time.Now().UnixNano())
 }
 
 func kafkaTopic(t *testing.T, cl *kgo.Client, partitions int32) string {
@@ -140,6 +139,12 @@ func (r *kafkaReader) records() []*kgo.Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]*kgo.Record(nil), r.got...)
+}
+
+func (r *kafkaReader) failures() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.errs)
 }
 
 func (r *kafkaReader) failed(target error) bool {
@@ -322,11 +327,11 @@ func TestKafkaGroupSharedWithKcat(t *testing.T) {
 		refused   bool
 		again     int // records that are delivered again when kcat joins
 	}{
-		{"cooperative only, kcat eager", []kgo.GroupBalancer{kgo.CooperativeStickyBalancer()}, "range,roundrobin", true, 0},
-		{"cooperative only, kcat cooperative", []kgo.GroupBalancer{kgo.CooperativeStickyBalancer()}, "cooperative-sticky", false, 20},
-		{"both, kcat eager", []kgo.GroupBalancer{kgo.CooperativeStickyBalancer(), kgo.RangeBalancer()}, "range,roundrobin", false, 60},
+		{"cooperative-kcat-eager", []kgo.GroupBalancer{kgo.CooperativeStickyBalancer()}, "range,roundrobin", true, 0},
+		{"cooperative-kcat-cooperative", []kgo.GroupBalancer{kgo.CooperativeStickyBalancer()}, "cooperative-sticky", false, 20},
+		{"both-kcat-eager", []kgo.GroupBalancer{kgo.CooperativeStickyBalancer(), kgo.RangeBalancer()}, "range,roundrobin", false, 60},
 	} {
-		t.Run(strings.ReplaceAll(c.name, ",", ""), func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			kafkaShare(t, c.balancers, c.kcat, c.refused, c.again)
 		})
@@ -337,14 +342,7 @@ func kafkaShare(t *testing.T, balancers []kgo.GroupBalancer, kcat string, refuse
 	t.Helper()
 	k := servers.Kafka(t)
 	admin := kafkaAdmin(t, k)
-	topic := "shared-" + strconv.FormatInt(time.Now().UnixNano(), 10)
-	req := kmsg.NewPtrCreateTopicsRequest()
-	rt := kmsg.NewCreateTopicsRequestTopic()
-	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = topic, 6, 1
-	req.Topics = append(req.Topics, rt)
-	if _, err := req.RequestWith(t.Context(), admin); err != nil {
-		t.Fatal(err)
-	}
+	topic := kafkaTopic(t, admin, 6)
 	kafkaFill(t, admin, topic, 6, 10)
 	var aOwns, bOwns kafkaOwned
 	a := kafkaRead(t, kafkaClient(t, k, kafkaMemberOpts(topic, topic, append(aOwns.opts(), kgo.Balancers(balancers...))...)...))
@@ -507,6 +505,21 @@ func TestKafkaPausedPartition(t *testing.T) {
 	}
 	cl.ResumeFetchPartitions(map[string][]int32{topic: {0}})
 	kafkaWait(t, "all records", func() bool { return r.count() == 2*n })
+}
+
+// TestKafkaUnsettledRecordHoldsNobody: the broker sends on whatever is left
+// uncommitted, so that what is held for one key is bounded by the client alone.
+func TestKafkaUnsettledRecordHoldsNobody(t *testing.T) {
+	t.Parallel()
+	k := servers.Kafka(t)
+	admin := kafkaAdmin(t, k)
+	topic := kafkaTopic(t, admin, 1)
+	kafkaFill(t, admin, topic, 1, 5000)
+	r := kafkaRead(t, kafkaClient(t, k, kafkaMemberOpts(topic, topic)...))
+	kafkaWait(t, "5,000 records", func() bool { return r.count() == 5000 })
+	if offset, _ := kafkaCommitted(t, admin, topic, topic, 0); offset != -1 {
+		t.Errorf("committed %d; want nothing", offset)
+	}
 }
 
 // TestKafkaSilentApplicationKeepsItsPartitions: franz-go's heartbeats do not

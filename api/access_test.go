@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	accessv1 "github.com/prismgw/prism/api/prism/access/v1"
+	_ "github.com/prismgw/prism/api/prism/envelope/v1"
 	_ "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	_ "github.com/prismgw/prism/api/prism/namespace/v1"
 )

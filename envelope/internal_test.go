@@ -1,0 +1,108 @@
+package envelope
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
+)
+
+// The table that the scanner reads by is what envelope.proto says.
+func TestShapesAreTheSchemas(t *testing.T) {
+	t.Parallel()
+	var want, got []string
+	walk(new(envelopev1.PrismEnvelope).ProtoReflect().Descriptor(), "", &want)
+	walkShapes(envelope, "", &got)
+	if slices.Sort(want); len(want) < 50 {
+		t.Fatalf("only %d fields were looked at", len(want))
+	}
+	if slices.Sort(got); !slices.Equal(want, got) {
+		t.Errorf("the schema has\n%s\nthe shapes have\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
+	}
+}
+
+func walk(m protoreflect.MessageDescriptor, path string, lines *[]string) {
+	for i := range m.Fields().Len() {
+		f := m.Fields().Get(i)
+		at := fmt.Sprintf("%s/%d", path, f.Number())
+		switch f.Kind() {
+		case protoreflect.MessageKind:
+			*lines = append(*lines, at+" message")
+			walk(f.Message(), at, lines)
+		case protoreflect.StringKind:
+			*lines = append(*lines, at+" text")
+		case protoreflect.BytesKind:
+			*lines = append(*lines, at+" bytes")
+		default:
+			*lines = append(*lines, at+" varint")
+		}
+	}
+}
+
+func walkShapes(message kind, path string, lines *[]string) {
+	names := map[kind]string{varint: "varint", blob: "bytes", text: "text"}
+	for number, what := range shapes[message] {
+		at := fmt.Sprintf("%s/%d", path, number)
+		switch {
+		case what == unknown:
+		case what > text:
+			*lines = append(*lines, at+" message")
+			walkShapes(what, at, lines)
+		default:
+			*lines = append(*lines, at+" "+names[what])
+		}
+	}
+}
+
+func TestIDs(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 999_999_999)
+	for name, c := range map[string]struct {
+		clock   time.Time
+		random  string
+		version byte
+	}{
+		"everything works": {now, strings.Repeat("\xff", 16), '7'},
+		"no randomness":    {now, "", '7'},
+		"before 1970":      {time.Unix(-1, 0), strings.Repeat("\xff", 16), '4'},
+		"past 48 bits":     {time.UnixMilli(1 << 48), strings.Repeat("\x00", 16), '4'},
+		"nothing works":    {time.Time{}, "", '4'},
+	} {
+		seen := map[string]bool{}
+		for range 3 {
+			id := idFrom(c.clock, strings.NewReader(c.random))
+			if !isID(id) || id[14] != c.version {
+				t.Errorf("%s: %s is no UUID of version %c", name, id, c.version)
+			}
+			seen[id] = true
+		}
+		if c.random == "" && len(seen) != 3 {
+			t.Errorf("%s: ids repeat: %v", name, seen)
+		}
+	}
+	if id := idFrom(now, strings.NewReader(strings.Repeat("\x00", 16))); id != "018bcfe5-6be7-7fff-8000-000000000000" {
+		t.Errorf("%s is not the millisecond and 4095/4096 of the next", id)
+	}
+	if id := idFrom(now, iotest.ErrReader(errors.New("no entropy"))); !isID(id) {
+		t.Errorf("%q after the random source failed", id)
+	}
+}
+
+func TestIDsFollowTheClock(t *testing.T) {
+	t.Parallel()
+	start, before := time.UnixMilli(1_700_000_000_000), ""
+	for step := range 10_000 {
+		id := newID(start.Add(time.Duration(step) * time.Microsecond))
+		if id <= before {
+			t.Fatalf("%s comes after %s", id, before)
+		}
+		before = id
+	}
+}

@@ -24,6 +24,7 @@ type rule struct {
 var rules = []rule{
 	{pkg: "api/...", may: allow("api/..."), why: "the wire contract is generated and knows nobody"},
 	{pkg: "errs", why: "everything fails with it, so it stands on nothing"},
+	{pkg: "envelope", may: allow("api/...", "errs"), why: "producers, consumers and the proxy share it; users link it"},
 
 	{pkg: "driver", may: allow("errs"), why: "the contract of the primitives knows no technology and no pattern"},
 	{pkg: "driver/wrap", may: allow("errs", "driver"), why: "a decorator works on every technology, so it knows none"},
@@ -67,6 +68,7 @@ var dependencies = []dependency{
 	{"google.golang.org/protobuf", allow("api/...", "errs", "pattern/...", "namespace", "proxy", "client/...", "cmd/...", "bench"), "the wire and the documents; drivers store bytes"},
 	{"google.golang.org/genproto/googleapis/rpc", allow("api/...", "errs", "pattern/...", "proxy", "client", "cmd/..."), "google.rpc.Status and its details"},
 	{"github.com/planetscale/vtprotobuf", allow("api/..."), "the runtime of the generated marshalling"},
+	{"golang.org/x/crypto", allow("envelope"), "ciphers of payloads that the standard library does not export"},
 
 	{"github.com/redis/rueidis", allow("driver/redis", "bench"), "a vendor's SDK stays with its technology; bench measures it bare"},
 	{"github.com/redis/go-redis/v9", allow("bench"), "the client people use today, as the peer to measure against"},

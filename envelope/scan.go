@@ -56,7 +56,7 @@ type Header struct {
 func (h *Header) Roles() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for c := read(h.protected, security); c.more(); {
-			if c.next() != nil || c.field.number == 5 && !yield(c.field.data) {
+			if c.next() != nil || c.number == 5 && !yield(c.data) {
 				return
 			}
 		}
@@ -68,8 +68,8 @@ func (h *Header) Roles() iter.Seq[[]byte] {
 // InvalidField, what is not valid protobuf and what two readers could read
 // differently: a field of the envelope or of security twice, groups, a field
 // with another one's wire type. What is over the limits is PayloadTooLarge.
-func Scan(wire []byte) (Header, error) {
-	h := Header{wire: wire}
+func Scan(wire []byte) (h Header, err error) {
+	h.wire = wire
 	if err := h.scan(); err != nil {
 		return Header{}, err
 	}
@@ -85,35 +85,35 @@ func (h *Header) scan() error {
 		if err := c.next(); err != nil {
 			return err
 		}
-		if err := h.top(&c.field, &seen); err != nil {
+		if err := h.top(&c, &seen); err != nil {
 			return err
 		}
 	}
 	return sizes(len(h.wire), h.payload.end-h.payload.start)
 }
 
-func (h *Header) top(f *field, seen *once) error {
-	switch f.number {
+func (h *Header) top(c *cursor, seen *once) error {
+	switch c.number {
 	case 1:
 		if seen.again(1) {
 			return errTwice
 		}
-		return h.scanMetadata(f.data)
+		return h.scanMetadata(c.data)
 	case 2:
 		if seen.again(2) {
 			return errTwice
 		}
-		h.security, h.protected = f.at, f.data
-		return h.scanSecurity(f.data, f.body.start)
+		h.security, h.protected = c.at, c.data
+		return h.scanSecurity(c.data, c.at.end-len(c.data))
 	case 3, 4:
-		if seen.again(f.number) {
+		if seen.again(c.number) {
 			return errTwice
 		}
 	case 99:
 		if seen.again(5) {
 			return errTwice
 		}
-		h.payload, h.Payload = f.at, f.data
+		h.payload, h.Payload = c.at, c.data
 	}
 	return nil
 }
@@ -123,41 +123,41 @@ func (h *Header) scanMetadata(data []byte) error {
 		if err := c.next(); err != nil {
 			return err
 		}
-		h.setMetadata(&c.field)
+		h.setMetadata(&c)
 	}
 	return nil
 }
 
-func (h *Header) setMetadata(f *field) {
-	switch f.number {
+func (h *Header) setMetadata(c *cursor) {
+	switch c.number {
 	case 1:
-		h.MessageID = f.data
+		h.MessageID = c.data
 	case 2:
-		h.Topic = f.data
+		h.Topic = c.data
 	case 3:
-		h.Namespace = f.data
+		h.Namespace = c.data
 	case 4:
-		h.PublishedAtMs = int64(f.value)
+		h.PublishedAtMs = int64(c.value)
 	case 5:
-		h.ContentType = envelopev1.ContentType(f.value)
+		h.ContentType = envelopev1.ContentType(c.value)
 	case 6:
-		h.ContentTypeCustom = f.data
+		h.ContentTypeCustom = c.data
 	case 7:
-		h.ContentEncoding = envelopev1.ContentEncoding(f.value)
+		h.ContentEncoding = envelopev1.ContentEncoding(c.value)
 	case 8:
-		h.Priority = int32(f.value)
+		h.Priority = int32(c.value)
 	case 9:
-		h.TTLSeconds = int64(f.value)
+		h.TTLSeconds = int64(c.value)
 	case 10:
-		h.CorrelationID = f.data
+		h.CorrelationID = c.data
 	case 11:
-		h.CausalityParent = f.data
+		h.CausalityParent = c.data
 	case 12:
-		h.PartitionKey = f.data
+		h.PartitionKey = c.data
 	case 13:
-		h.RetryCount = int32(f.value)
+		h.RetryCount = int32(c.value)
 	case 14:
-		h.ProducerID = f.data
+		h.ProducerID = c.data
 	}
 }
 
@@ -168,43 +168,40 @@ func (h *Header) scanSecurity(data []byte, start int) error {
 		if err := c.next(); err != nil {
 			return err
 		}
-		f := &c.field
-		if f.number <= 13 && f.number != 5 && seen.again(f.number) {
+		if c.number <= 13 && c.number != 5 && seen.again(c.number) {
 			return errTwice
 		}
-		f.at.start += start
-		f.at.end += start
-		h.setSecurity(f)
+		h.setSecurity(&c, start)
 	}
 	return nil
 }
 
-func (h *Header) setSecurity(f *field) {
-	switch f.number {
+func (h *Header) setSecurity(c *cursor, start int) {
+	switch c.number {
 	case 1:
-		h.PublisherID = f.data
+		h.PublisherID = c.data
 	case 2:
-		h.PublisherTeam = f.data
+		h.PublisherTeam = c.data
 	case 3:
-		h.UserID = f.data
+		h.UserID = c.data
 	case 4:
-		h.TenantID = f.data
+		h.TenantID = c.data
 	case 6:
-		h.SessionID = f.data
+		h.SessionID = c.data
 	case 7:
-		h.AuthToken, h.token = f.data, f.at
+		h.AuthToken, h.token = c.data, c.at.plus(start)
 	case 8:
-		h.Signature, h.signature = f.data, f.at
+		h.Signature, h.signature = c.data, c.at.plus(start)
 	case 9:
-		h.SignatureAlgorithm = envelopev1.SignatureAlgorithm(f.value)
+		h.SignatureAlgorithm = envelopev1.SignatureAlgorithm(c.value)
 	case 10:
-		h.SigningKeyID = f.data
+		h.SigningKeyID = c.data
 	case 11:
-		h.scanEncryption(f.data)
+		h.scanEncryption(c.data)
 	case 12:
-		h.ContainsPII = f.value != 0
+		h.ContainsPII = c.value != 0
 	case 13:
-		h.DataClassification = envelopev1.DataClassification(f.value)
+		h.DataClassification = envelopev1.DataClassification(c.value)
 	}
 }
 
@@ -212,13 +209,13 @@ func (h *Header) setSecurity(f *field) {
 func (h *Header) scanEncryption(data []byte) {
 	h.Encrypted = true
 	for c := read(data, encryption); c.more() && c.next() == nil; {
-		switch c.field.number {
+		switch c.number {
 		case 1:
-			h.EncryptionAlgorithm = envelopev1.EncryptionAlgorithm(c.field.value)
+			h.EncryptionAlgorithm = envelopev1.EncryptionAlgorithm(c.value)
 		case 2:
-			h.EncryptionKeyID = c.field.data
+			h.EncryptionKeyID = c.data
 		case 3:
-			h.Nonce = c.field.data
+			h.Nonce = c.data
 		}
 	}
 }

@@ -100,8 +100,8 @@ func (r *Ring) sign(dst []byte, e *envelopev1.PrismEnvelope) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	h, err := Scan(dst[start:])
-	if err != nil {
+	h := Header{wire: dst[start:]}
+	if err := h.scan(); err != nil {
 		return dst[:start], err
 	}
 	r.current.mac(&h, s.Signature)
@@ -111,9 +111,9 @@ func (r *Ring) sign(dst []byte, e *envelopev1.PrismEnvelope) ([]byte, error) {
 
 // Verify returns the header of an envelope whose signature is good. It says
 // nothing about the token, which no signature covers.
-func (r *Ring) Verify(wire []byte) (Header, error) {
-	h, err := Scan(wire)
-	if err != nil {
+func (r *Ring) Verify(wire []byte) (h Header, err error) {
+	h.wire = wire
+	if err := h.scan(); err != nil {
 		return Header{}, err
 	}
 	if err := r.verify(&h); err != nil {

@@ -66,104 +66,135 @@ var shapes = [kinds][maxField]kind{
 	blobEntry:  {1: text, 2: blob},
 }
 
-// The types of protobuf's wire format. Three and four were groups.
+// The types of protobuf's wire format.
 const (
-	wireVarint  = 0
-	wireFixed64 = 1
-	wireBytes   = 2
-	wireFixed32 = 5
+	wireVarint   = 0
+	wireFixed64  = 1
+	wireBytes    = 2
+	wireGroup    = 3
+	wireGroupEnd = 4
+	wireFixed32  = 5
 )
 
 // A span is a part of the bytes; the zero span is none.
 type span struct{ start, end int }
 
-func (s span) of(buf []byte) []byte { return buf[s.start:s.end] }
-func (s span) there() bool          { return s.end != 0 }
+func (s span) there() bool     { return s.end != 0 }
+func (s span) plus(n int) span { return span{s.start + n, s.end + n} }
 
-// A field is one field of a message as it stands on the wire.
-type field struct {
-	number uint64
-	value  uint64 // of a varint
-	data   []byte // of everything with a length
-	at     span   // with its tag
-	body   span   // data, in the message's bytes
-}
-
-// A cursor reads the fields of one message. It copies nothing.
+// A cursor reads the fields of one message, of which one is current. It copies
+// nothing.
 type cursor struct {
 	buf   []byte
 	pos   int
 	shape *[maxField]kind
-	field field // the current one
+
+	number uint64
+	value  uint64 // of a varint
+	data   []byte // of everything with a length
+	at     span   // with its tag
 }
 
 func read(buf []byte, message kind) cursor { return cursor{buf: buf, shape: &shapes[message]} }
 
 func (c *cursor) more() bool { return c.pos < len(c.buf) }
 
-// next reads a field and all that is in it.
+// next reads a field and all that is in it. What nearly every field is, it takes
+// in one step: a tag of one byte, and a length or a number of one byte.
 func (c *cursor) next() error {
-	c.field.at.start = c.pos
+	if rest := c.buf[c.pos:]; len(rest) >= 2 && rest[0] >= 1<<3 && rest[0] < 0x80 && rest[1] < 0x80 {
+		want := c.shape[rest[0]>>3]
+		switch n := int(rest[1]); {
+		case rest[0]&7 == wireVarint && want <= varint:
+			c.number, c.value = uint64(rest[0]>>3), uint64(n)
+			c.at = span{c.pos, c.pos + 2}
+			c.pos = c.at.end
+			return nil
+		case rest[0]&7 == wireBytes && n <= len(rest)-2 && (want == text || want == blob):
+			c.number, c.data = uint64(rest[0]>>3), rest[2:2+n]
+			c.at = span{c.pos, c.pos + 2 + n}
+			c.pos = c.at.end
+			return c.valid(want)
+		}
+	}
+	return c.any()
+}
+
+// any reads any field.
+func (c *cursor) any() error {
+	c.at.start = c.pos
 	tag, err := c.varint()
 	if err != nil {
 		return err
 	}
-	f := &c.field
-	f.number = tag >> 3
-	if f.number == 0 || tag > 1<<32-1 {
+	c.number = tag >> 3
+	if c.number == 0 || tag > 1<<32-1 {
 		return errTag
 	}
 	want := unknown
-	if f.number < maxField {
-		want = c.shape[f.number]
+	if c.number < maxField {
+		want = c.shape[c.number]
 	}
-	if err := c.content(tag&7, want); err != nil {
-		return err
-	}
-	f.at.end = c.pos
-	if want < text {
-		return nil
-	}
-	return contains(f.data, want)
-}
-
-func (c *cursor) content(wire uint64, want kind) (err error) {
-	f := &c.field
-	switch wire {
+	switch tag & 7 {
+	case wireBytes:
+		err = c.bytes(want)
 	case wireVarint:
 		if want > varint {
 			return errType
 		}
-		f.value, err = c.varint()
-		return err
-	case wireBytes:
-		if want == varint {
-			return errType
-		}
-		n, err := c.varint()
-		if err != nil {
-			return err
-		}
-		return c.take(n)
-	case wireFixed64, wireFixed32:
-		if want != unknown {
-			return errType
-		}
-		return c.take(12 - 4*min(wire, 2))
-	case 3, 4:
-		return errGroup
+		c.value, err = c.varint()
+	default:
+		err = c.rare(tag&7, want)
 	}
-	return errTag
+	c.at.end = c.pos
+	return err
 }
 
-// take makes the next n bytes the field's data.
-func (c *cursor) take(n uint64) error {
-	if n > uint64(len(c.buf)-c.pos) {
+// bytes reads what has a length and, if it has an inside, checks that.
+func (c *cursor) bytes(want kind) error {
+	n, err := c.varint()
+	switch {
+	case err != nil:
+		return err
+	case n > uint64(len(c.buf)-c.pos):
+		return errTruncated
+	case want == varint:
+		return errType
+	}
+	c.data = c.buf[c.pos : c.pos+int(n)]
+	c.pos += int(n)
+	if want > text {
+		return contains(c.data, want)
+	}
+	return c.valid(want)
+}
+
+func (c *cursor) valid(want kind) error {
+	if want == text && !utf8.Valid(c.data) {
+		return errUTF8
+	}
+	return nil
+}
+
+// rare reads the types that no field of ours has.
+func (c *cursor) rare(wire uint64, want kind) error {
+	size := 8
+	switch wire {
+	case wireFixed64:
+	case wireFixed32:
+		size = 4
+	case wireGroup, wireGroupEnd:
+		return errGroup
+	default:
+		return errTag
+	}
+	if want != unknown {
+		return errType
+	}
+	if size > len(c.buf)-c.pos {
 		return errTruncated
 	}
-	c.field.body = span{c.pos, c.pos + int(n)}
-	c.field.data = c.field.body.of(c.buf)
-	c.pos = c.field.body.end
+	c.pos += size
 	return nil
 }
 
@@ -172,6 +203,10 @@ func (c *cursor) varint() (uint64, error) {
 		c.pos++
 		return uint64(c.buf[c.pos-1]), nil
 	}
+	return c.longVarint()
+}
+
+func (c *cursor) longVarint() (uint64, error) {
 	v, n := binary.Uvarint(c.buf[c.pos:])
 	switch {
 	case n > 0:
@@ -183,19 +218,13 @@ func (c *cursor) varint() (uint64, error) {
 	return 0, errVarint
 }
 
-// contains checks what a field holds that has an inside. Metadata and security
-// are read by who needs them, and checked by that.
-func contains(data []byte, what kind) error {
-	switch what {
-	case text:
-		if !utf8.Valid(data) {
-			return errUTF8
-		}
-		return nil
-	case metadata, security:
+// contains checks a message within another. Metadata and security are left to
+// who reads them, which is the same work.
+func contains(data []byte, message kind) error {
+	if message == metadata || message == security {
 		return nil
 	}
-	for c := read(data, what); c.more(); {
+	for c := read(data, message); c.more(); {
 		if err := c.next(); err != nil {
 			return err
 		}

@@ -256,6 +256,14 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// What is too long is not read at all.
+func TestTooLongIsNotRead(t *testing.T) {
+	t.Parallel()
+	if _, err := envelope.Scan(make([]byte, envelope.MaxSize+1)); !errors.Is(err, errs.PayloadTooLarge) {
+		t.Error(err)
+	}
+}
+
 func TestMarshalStripsTheToken(t *testing.T) {
 	t.Parallel()
 	found := 0

@@ -325,6 +325,8 @@ func ambiguous(add func(string, []byte)) {
 	sign("the payload as a number", meta, plainSec, number(99, 7))
 	sign("the token as a number", meta, message(2, algo, keyID, number(7, 1), sig), body)
 	sign("the signature as eight bytes", meta, message(2, algo, keyID, protowire.AppendFixed64(protowire.AppendTag(nil, 8, protowire.Fixed64Type), 1), sig), body)
+	sign("the payload as four bytes", meta, plainSec, protowire.AppendFixed32(protowire.AppendTag(nil, 99, protowire.Fixed32Type), 1))
+	sign("contains_pii as text", meta, message(2, algo, keyID, text(12, "yes"), sig), body)
 	sign("the topic as a number", message(1, number(2, 7)), plainSec, body)
 	sign("a field number of 33 bits that some decoders read as 99", meta, plainSec, protowire.AppendString(protowire.AppendVarint(nil, 1<<35|99<<3|2), "other"), body)
 	sign("field number 0", meta, plainSec, []byte{0x02, 0x00}, body)

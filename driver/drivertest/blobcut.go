@@ -69,7 +69,7 @@ func putContextEnds(e *env) {
 	s.put("there", "before")
 	for _, key := range []string{"there", "not"} {
 		ctx, cancel := context.WithCancel(e.ctx)
-		c := content{1, e.streamed()}
+		c := content{1, e.streamed() / 2}
 		_, err := s.blob.Put(ctx, key, io.MultiReader(c.reader(), after(cancel), c.reader()), driver.PutOptions{})
 		e.wants("put whose context ends in the middle", err, errs.Cancelled)
 	}

@@ -40,7 +40,7 @@ func blobIfAbsent(e *env) {
 	s := e.objects()
 	absent := driver.PutOptions{IfAbsent: true}
 	first := s.ok("a", "1", absent)
-	if got := s.fails("a", "2", absent, errs.AlreadyExists).Meta["version"]; got != first.Version {
+	if got := s.failure("a", "2", absent, errs.AlreadyExists).Meta["version"]; got != first.Version {
 		e.Errorf("the error tells of version %q, want %q", got, first.Version)
 	}
 	s.is("a", "1")
@@ -56,12 +56,12 @@ func blobIfVersion(e *env) {
 	s := e.objects()
 	first := s.put("a", "1").Version
 	second := s.ok("a", "2", driver.PutOptions{IfVersion: first}).Version
-	if got := s.fails("a", "3", driver.PutOptions{IfVersion: first}, errs.VersionMismatch).Meta["current"]; got != second {
+	if got := s.failure("a", "3", driver.PutOptions{IfVersion: first}, errs.VersionMismatch).Meta["current"]; got != second {
 		e.Errorf("the error tells of version %q, want %q", got, second)
 	}
 	s.is("a", "2")
 	s.delete("a")
-	err := s.fails("a", "3", driver.PutOptions{IfVersion: second}, errs.VersionMismatch)
+	err := s.failure("a", "3", driver.PutOptions{IfVersion: second}, errs.VersionMismatch)
 	if current, there := err.Meta["current"]; there {
 		e.Errorf("the error tells of version %q of an absent object", current)
 	}

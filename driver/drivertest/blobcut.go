@@ -93,7 +93,8 @@ func (f atEnd) Read([]byte) (int, error) {
 func wholeOrNot(e *env) {
 	sides := e.sides()
 	const rounds = 40
-	var wg sync.WaitGroup
+	var wg, readers sync.WaitGroup
+	done := make(chan struct{})
 	for w := range 3 {
 		wg.Go(func() {
 			s := sides[w%2]
@@ -112,16 +113,24 @@ func wholeOrNot(e *env) {
 		})
 	}
 	for w := range 3 {
-		wg.Go(func() {
-			for range 2 * rounds {
+		readers.Go(func() {
+			for {
 				_, err := sides[w%2].whole("a")
 				if reason := errs.ReasonOf(err); err != nil && reason != errs.ObjectNotFound && reason != errs.VersionMismatch {
 					e.Errorf("get: %v", err)
+					return
+				}
+				select {
+				case <-done:
+					return
+				default:
 				}
 			}
 		})
 	}
 	wg.Wait()
+	close(done)
+	readers.Wait()
 	sides[0].put("a", "")
 	sides[1].is("a", "")
 }

@@ -61,7 +61,7 @@ func getRanges(e *env) {
 				if err := c.compare(body, offset, want); err != nil {
 					e.Errorf("get of %d bytes from %d of %d: %v", length, offset, c.size, err)
 				}
-				if _, err := body.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // it says io.EOF again
+				if _, err := body.Read(make([]byte, 1)); err != io.EOF {
 					e.Errorf("read after the end: %v", err)
 				}
 				if err := body.Close(); err != nil || there.Size != c.size {
@@ -130,7 +130,7 @@ func getClosedEarly(e *env) {
 	}
 	body := s.begun(e.ctx, "a", c)
 	_ = body.Close()
-	if n, err := body.Read(make([]byte, 10)); n > 0 || err == nil || err == io.EOF { //nolint:errorlint // as it is
+	if n, err := body.Read(make([]byte, 10)); n > 0 || err == nil || err == io.EOF {
 		e.Errorf("read after close: %d, %v", n, err)
 	}
 	s.isContent("a", c)

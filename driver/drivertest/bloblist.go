@@ -125,7 +125,7 @@ func listDuringChanges(e *env) {
 	never, unfinished := io.Pipe()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer never.Close()
+		defer func() { _ = never.Close() }() // frees who writes into it
 		_, _ = s.blob.Put(e.ctx, "k10-never", never, driver.PutOptions{})
 	})
 	if _, err := unfinished.Write([]byte("a beginning")); err != nil {

@@ -160,7 +160,7 @@ func putModified(e *env) {
 	s.put("a", "1")
 	first := s.stat("a").Modified
 	if away := time.Since(first).Abs(); first.IsZero() || away > time.Hour {
-		e.Errorf("an object that was just put was modified %s ago", away)
+		e.Fatalf("an object that was just put was modified %s ago", away)
 	}
 	e.await("a later time", func() bool {
 		s.put("a", "2")
@@ -188,7 +188,7 @@ func putWrongSize(e *env) {
 	s.put("there", "before")
 	for _, key := range []string{"there", "not"} {
 		for text, stated := range map[string]int64{"abc": 4, "abcd": 3, "": 1, "x": -1, strings.Repeat("x", 100_000): 99_999} {
-			err := s.fails(key, text, driver.PutOptions{Size: stated}, errs.InvalidField)
+			err := s.failure(key, text, driver.PutOptions{Size: stated}, errs.InvalidField)
 			if !slices.ContainsFunc(err.Fields, func(f errs.Field) bool { return f.Path == "size" }) {
 				e.Errorf("put of %d bytes as %d: the error does not name the size: %v", len(text), stated, err)
 			}

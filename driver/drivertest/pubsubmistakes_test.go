@@ -12,7 +12,7 @@ import (
 )
 
 func pubsubKit() *kit {
-	return &kit{pubsubChecks(), newPubSubSuite, pubsubMistakes(), []string{
+	return &kit{pubsubChecks(), newPubSubSuite, memoryHarness, pubsubMistakes(), []string{
 		"subscriptions are deaf to Close", "subscriptions outlive their connection", "payloads are cut",
 		"subjects fold case", "all are one group", "missed messages are not told",
 	}}

@@ -74,6 +74,7 @@ func (r *recorder) Cleanup(f func()) {
 type kit struct {
 	checks   []check
 	open     func(testing.TB, *Harness) *suite
+	harness  func() *Harness // of the technology that mistakes are made in
 	mistakes []mistake
 	slow     []string // mistakes that are found by waiting for what never comes
 }
@@ -81,7 +82,7 @@ type kit struct {
 // record runs one check of KV over a harness and returns its failures.
 func record(tb testing.TB, h *Harness, name string) []string {
 	tb.Helper()
-	return (&kit{checks: append(allChecks(), leakCheck), open: newSuite}).record(tb, h, name)
+	return kvKit().record(tb, h, name)
 }
 
 func (k *kit) record(tb testing.TB, h *Harness, name string) []string {
@@ -122,8 +123,11 @@ var slowMistakes = []string{
 
 // TestBrokenDriversAreFound runs checks against drivers with one mistake each.
 func TestBrokenDriversAreFound(t *testing.T) {
-	k := kit{append(allChecks(), leakCheck), newSuite, mistakes(), slowMistakes}
-	k.findMistakes(t)
+	kvKit().findMistakes(t)
+}
+
+func kvKit() *kit {
+	return &kit{append(allChecks(), leakCheck), newSuite, memoryHarness, mistakes(), slowMistakes}
 }
 
 func (k *kit) findMistakes(t *testing.T) {
@@ -133,15 +137,15 @@ func (k *kit) findMistakes(t *testing.T) {
 			if testing.Short() && slices.Contains(k.slow, m.name) {
 				return
 			}
-			h := memoryHarness()
-			m.spoil(&h.Driver)
 			for _, name := range m.found {
+				h := k.harness()
+				m.spoil(&h.Driver)
 				if said := k.record(t, h, name); len(said) == 0 {
 					t.Errorf("%s passes", name)
 				} else {
 					t.Logf("%s: %s", name, said[0])
 				}
-				if said := k.record(t, memoryHarness(), name); len(said) > 0 {
+				if said := k.record(t, k.harness(), name); len(said) > 0 {
 					t.Errorf("%s fails without the mistake: %s", name, said[0])
 				}
 			}
@@ -276,7 +280,7 @@ func TestBrokenLayoutsAreFound(t *testing.T) {
 // subject to finds some mistake.
 func TestEachCheckCanFail(t *testing.T) {
 	t.Parallel()
-	(&kit{allChecks(), newSuite, mistakes(), nil}).canAllFail(t)
+	(&kit{allChecks(), newSuite, memoryHarness, mistakes(), nil}).canAllFail(t)
 }
 
 func (k *kit) canAllFail(t *testing.T) {
@@ -285,7 +289,7 @@ func (k *kit) canAllFail(t *testing.T) {
 	for _, m := range k.mistakes {
 		found = append(found, m.found...)
 	}
-	e := newEnv(t, k.open(t, memoryHarness()))
+	e := newEnv(t, k.open(t, k.harness()))
 	for _, c := range k.checks {
 		if c.needs != nil && c.needs(e) != "" {
 			continue

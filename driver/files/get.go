@@ -112,9 +112,9 @@ func (r *body) Read(p []byte) (int, error) {
 	n, err := r.part.Read(p)
 	r.left -= int64(n)
 	switch {
-	case err == nil || err == io.EOF && r.left == 0: //nolint:errorlint // a section ends with this very value
+	case err == nil || err == io.EOF && r.left == 0:
 		return n, err
-	case err == io.EOF: //nolint:errorlint // as above
+	case err == io.EOF:
 		err = errDamaged
 	case errors.Is(err, fs.ErrClosed) && r.conn.usable(r.ctx) == nil:
 		return n, errs.Wrap(err, errs.Internal, "the body of an object is read after it was closed")

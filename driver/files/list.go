@@ -90,7 +90,7 @@ func (f *finder) keys() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
+	defer dir.Close() //nolint:errcheck // it was only read
 	f.files.turn.Lock()
 	defer f.files.turn.Unlock()
 	for {
@@ -101,7 +101,7 @@ func (f *finder) keys() ([]string, error) {
 			}
 		}
 		switch {
-		case err == io.EOF: //nolint:errorlint // it is this very value
+		case err == io.EOF:
 			f.cut()
 			return f.found, nil
 		case err != nil:

@@ -46,7 +46,7 @@ func (b *blob) Put(ctx context.Context, key string, r io.Reader, o driver.PutOpt
 		return driver.Object{}, err
 	}
 	defer os.Remove(file.Name()) //nolint:errcheck // it has another name by then, or the next process sweeps it
-	defer file.Close()
+	defer file.Close()           //nolint:errcheck // finish looks at it; here it ends what was cut off
 	made := &record{Key: key, Version: strings.ToLower(rand.Text()), Metadata: o.Metadata}
 	if made.Size, err = b.copy(ctx, file, wrap.PutReader(ctx, r, o.Size, b.conn.settings.maxObject)); err != nil {
 		return driver.Object{}, err
@@ -110,7 +110,7 @@ func (b *blob) copy(ctx context.Context, w io.Writer, r io.Reader) (size int64, 
 		}
 		size += int64(n)
 		switch {
-		case err == io.EOF: //nolint:errorlint // a wrapped one is an error of the reader
+		case err == io.EOF:
 			return size, b.conn.usable(ctx)
 		case err != nil:
 			return 0, err

@@ -76,7 +76,7 @@ func readRecord(f *os.File) (*record, error) {
 func tail(f io.ReaderAt, size, length int64) ([]byte, error) {
 	text := make([]byte, min(size, length))
 	_, err := f.ReadAt(text, size-int64(len(text)))
-	if err == io.EOF { //nolint:errorlint // it was cut meanwhile
+	if err == io.EOF {
 		return nil, errDamaged
 	}
 	return text, err

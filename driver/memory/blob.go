@@ -100,7 +100,7 @@ func gather(r io.Reader) (pieces [][]byte, size int64, err error) {
 			pieces = append(pieces, piece[:n:n])
 		}
 	}
-	if err == io.EOF { //nolint:errorlint // a wrapped one is an error of the reader
+	if err == io.EOF {
 		return pieces, size, nil
 	}
 	return nil, 0, err

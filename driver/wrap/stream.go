@@ -47,7 +47,7 @@ func (r *putReader) Read(b []byte) (int, error) {
 	switch {
 	case r.done > r.largest:
 		return n, errs.TooLarge("object", int(r.done), int(r.largest))
-	case r.size > 0 && r.done > r.size || r.size > 0 && r.done < r.size && err == io.EOF: //nolint:errorlint // a wrapped one is an error
+	case r.size > 0 && r.done > r.size || r.size > 0 && r.done < r.size && err == io.EOF:
 		return n, errs.Invalid(errs.Field{Path: "size", Text: "is not how many bytes came"})
 	}
 	return n, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/files"
 	"github.com/prismgw/prism/driver/memory"
 	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
@@ -14,6 +15,7 @@ func drivers() []driver.Driver {
 	return []driver.Driver{
 		memory.Driver(),
 		sqlite.Driver(),
+		files.Driver(),
 		redis.Driver(),
 		postgres.Driver(),
 		nats.Driver(),

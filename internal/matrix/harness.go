@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -22,7 +21,12 @@ type harness struct {
 	test string // the function that holds it
 }
 
-var suites = []string{"drivertest", "patterntest"}
+// suites are those that the literals of a type belong to.
+var suites = map[string]string{
+	"drivertest.Harness":     "drivertest",
+	"drivertest.BlobHarness": "blob",
+	"patterntest.Harness":    "patterntest",
+}
 
 // harnesses returns every harness in a test file below root that has a name.
 func harnesses(root string) ([]harness, error) {
@@ -57,7 +61,7 @@ func harnesses(root string) ([]harness, error) {
 
 func harnessesIn(file string) (found []harness, err error) {
 	text, err := os.ReadFile(file)
-	if err != nil || !bytes.Contains(text, []byte("test.Harness{")) {
+	if err != nil || !bytes.Contains(text, []byte("Harness{")) {
 		return nil, err
 	}
 	parsed, err := parser.ParseFile(token.NewFileSet(), file, text, parser.SkipObjectResolution)
@@ -90,11 +94,15 @@ func harnessOf(n ast.Node) (suite, name string, err error) {
 		return "", "", nil
 	}
 	selector, ok := literal.Type.(*ast.SelectorExpr)
-	if !ok || selector.Sel.Name != "Harness" {
+	if !ok {
 		return "", "", nil
 	}
 	pkg, ok := selector.X.(*ast.Ident)
-	if !ok || !slices.Contains(suites, pkg.Name) {
+	if !ok {
+		return "", "", nil
+	}
+	suite, ok = suites[pkg.Name+"."+selector.Sel.Name]
+	if !ok {
 		return "", "", nil
 	}
 	for _, element := range literal.Elts {
@@ -107,9 +115,9 @@ func harnessOf(n ast.Node) (suite, name string, err error) {
 		}
 		value, ok := field.Value.(*ast.BasicLit)
 		if !ok {
-			return "", "", fmt.Errorf("the Name of a %s.Harness is no literal, so that docs/backends.md cannot tell which runs there are", pkg.Name)
+			return "", "", fmt.Errorf("the Name of a %s.%s is no literal, so that docs/backends.md cannot tell which runs there are", pkg.Name, selector.Sel.Name)
 		}
 		name, err = strconv.Unquote(value.Value)
 	}
-	return pkg.Name, name, err
+	return suite, name, err
 }

@@ -80,18 +80,22 @@ func TestChangesAreSeen(t *testing.T) {
 		"an exception": func(_ []technology, r *result) {
 			r.Checks[0] = check{r.Checks[0].Name, "exception", "it broke"}
 		},
-		"a reason":  func(_ []technology, r *result) { r.Checks[1].Reason += " now" },
-		"a check":   func(_ []technology, r *result) { r.Checks = append(r.Checks, check{"ttl/new", "pass", ""}) },
-		"an ack":    func(all []technology, _ *result) { all[0].Acks[0].OS = false },
-		"a scheme":  func(all []technology, _ *result) { all[1].Schemes = append(all[1].Schemes, "smoke+dark") },
-		"a harness": func(_ []technology, r *result) { r.Name += " (north)" },
+		"a reason":               func(_ []technology, r *result) { r.Checks[1].Reason += " now" },
+		"a guarantee of objects": func(_ []technology, r *result) { r.Blob.Conditional = !r.Blob.Conditional },
+		"a check":                func(_ []technology, r *result) { r.Checks = append(r.Checks, check{"ttl/new", "pass", ""}) },
+		"an ack":                 func(all []technology, _ *result) { all[0].Acks[0].OS = false },
+		"a scheme":               func(all []technology, _ *result) { all[1].Schemes = append(all[1].Schemes, "smoke+dark") },
+		"a harness":              func(_ []technology, r *result) { r.Name += " (north)" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			all, found := made(), results(t)
 			r := pick(found, "smoke")
-			if name == "a harness" {
+			switch name {
+			case "a harness":
 				r = pick(found, "paper (adopted)")
+			case "a guarantee of objects":
+				r = pick(found, "paper (chest)")
 			}
 			change(all, r)
 			text, err := page(all, found)
@@ -178,6 +182,9 @@ func TestTables(t *testing.T) {
 	if fields := reflect.TypeFor[driver.Guarantees]().NumField(); len(guarantees) != fields+1 { // and the Watcher
 		t.Errorf("%d rows of guarantees for %d fields", len(guarantees), fields)
 	}
+	if fields := reflect.TypeFor[driver.BlobGuarantees]().NumField(); len(blobGuarantees) != fields {
+		t.Errorf("%d rows of guarantees for objects for %d fields", len(blobGuarantees), fields)
+	}
 }
 
 func TestHarnesses(t *testing.T) {
@@ -188,6 +195,7 @@ func TestHarnesses(t *testing.T) {
 	}
 	for _, want := range []harness{
 		{column{"drivertest", "memory"}, "driver/memory", "TestConformance"},
+		{column{"blob", "memory"}, "driver/memory", "TestBlobConformance"},
 		{column{"drivertest", "redis (cluster)"}, "driver/redis", "TestConformanceCluster"},
 		{column{"patterntest", "sqlite (adopted)"}, "pattern/patterntest", "TestSQLiteAdopted"},
 	} {

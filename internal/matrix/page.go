@@ -21,6 +21,8 @@ servers; CI fails if it is not what a fresh run gives. ` + "`prism check`" + ` t
 	driversAbout    = "The suite `driver/drivertest`, which checks each sentence of the contract between Prism and a technology.\n" +
 		"✓: what was checked has passed. –: nothing was checked. A number tells which checks were not made, and why."
 	patternsAbout = "The suite `pattern/patterntest`, which checks what programs see, on every technology and layout."
+	objectsAbout  = "Beside keys and values, or instead of them: bytes of any length under a key. No pattern serves them yet."
+	blobsAbout    = "The part of `driver/drivertest` for objects; the signs mean the same as above."
 	acksAbout     = "Whether a write that was answered OK is still there after the crash of the backend's process (of Prism, where the\n" +
 		"backend is embedded), of its operating system or power, and after the loss of the node with its disk."
 )
@@ -37,24 +39,33 @@ func page(all []technology, results []result) ([]byte, error) {
 		suites[r.Suite] = append(suites[r.Suite], r)
 		last := len(columns) - 1
 		switch {
+		case r.Suite == "blob":
 		case last < 0 || columns[last].Name != r.Name:
 			columns = append(columns, r)
 		case columns[last].Guarantees != r.Guarantees || columns[last].Watcher != r.Watcher:
 			return nil, fmt.Errorf("the suites met different guarantees on %q", r.Name)
 		}
 	}
-	drivers, err := byGroup(suites["drivertest"])
+	drivers, err := byGroup(groups, suites["drivertest"])
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := byGroup(blobGroups, suites["blob"])
 	if err != nil {
 		return nil, err
 	}
 	var w strings.Builder
 	w.WriteString(intro)
 	writeTechnologies(&w, all)
-	writeGuarantees(&w, columns)
+	writeGuarantees(&w, "Guarantees", guaranteesAbout, guarantees, columns)
+	w.WriteString("\nThe rules they belong to are in [contracts.md](contracts.md#keys-and-values).\n")
+	writeGuarantees(&w, "Guarantees for objects", objectsAbout, blobGuarantees, suites["blob"])
 	writeSuite(&w, "What drivers are checked for", driversAbout, drivers, suites["drivertest"])
+	writeSuite(&w, "What drivers of objects are checked for", blobsAbout, blobs, suites["blob"])
 	writeSuite(&w, "What patterns are checked for", patternsAbout, byCheck(suites["patterntest"]), suites["patterntest"])
 	writeAcks(&w, all)
-	writeChecks(&w, drivers, suites["drivertest"])
+	writeChecks(&w, "The checks of a driver", "What a ✓ stands for; each is a test below `TestConformance/checks`.", drivers, suites["drivertest"])
+	writeChecks(&w, "The checks of a driver of objects", "Each is a test of `driver/drivertest.RunBlob`.", blobs, suites["blob"])
 	return []byte(w.String()), nil
 }
 
@@ -70,7 +81,7 @@ func inOrder(all []technology, results []result) ([]result, error) {
 		if i < 0 {
 			return nil, fmt.Errorf("%q is of no technology in internal/matrix/tables.go", r.Name)
 		}
-		checked[i] = checked[i] || r.Suite == "drivertest"
+		checked[i] = checked[i] || r.Suite == "drivertest" || r.Suite == "blob"
 	}
 	if i := slices.Index(checked, false); i >= 0 {
 		return nil, fmt.Errorf("no test runs drivertest on %s", all[i].Name)
@@ -88,7 +99,7 @@ type row struct {
 }
 
 // byGroup makes a row of each group of checks that occurs.
-func byGroup(results []result) (rows []row, err error) {
+func byGroup(groups []group, results []result) (rows []row, err error) {
 	for _, r := range results {
 		for _, c := range r.Checks {
 			prefix, _, _ := strings.Cut(c.Name, "/")

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/files"
 	"github.com/prismgw/prism/driver/memory"
 	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
@@ -26,6 +27,7 @@ func technologies() []technology {
 	return []technology{
 		{memory.Driver(), "memory://name", "in the process", ""},
 		{sqlite.Driver(), "sqlite:prism.db", "table `prism_kv`, a row `orders`, `carts`, `k`", `{"table": "carts", "key": "id", "value": "doc"}`},
+		{files.Driver(), "file:objects", "objects only: file `spaces/orders+carts/k`", ""},
 		{redis.Driver(), "redis://localhost:6379/0", "string `orders:carts:k`", `{"keys": "cart:{key}"}`},
 		{postgres.Driver(), "postgres://localhost:5432/prism", "table `prism_kv`, a row `orders`, `carts`, `k`", `{"table": "carts", "key": "id", "value": "doc"}`},
 		{nats.Driver(), "nats://localhost:4222", "subject `$KV.prism.orders.carts.k`", ""},
@@ -52,6 +54,23 @@ var groups = []group{
 	{"conn", "opening, health, closing under load"},
 	{"context", "deadlines and cancellation"},
 	{"faults", "killed, paused, cut off, answering garbage"},
+	{"leaks", "nothing is left behind"},
+}
+
+// blobGroups are those of the suite of Blob.
+var blobGroups = []group{
+	{"put", "objects of any size from any reader, with metadata"},
+	{"get", "ranges, also while the object is replaced or deleted"},
+	{"delete", "deletes"},
+	{"keys", "any key"},
+	{"conditions", "`if_version` and `if_absent`, of many at once"},
+	{"list", "lists, also while objects come and go"},
+	{"cut-off", "an object is there whole or not at all"},
+	{"spaces", "namespaces never meet"},
+	{"conn", "opening, health, closing under load"},
+	{"context", "deadlines and cancellation"},
+	{"faults", "killed while it puts"},
+	{"memory", "memory does not grow with the object"},
 	{"leaks", "nothing is left behind"},
 }
 
@@ -105,6 +124,33 @@ var guarantees = []guarantee{
 	},
 }
 
+var blobGuarantees = []guarantee{
+	{
+		"versions", "`write`: every put gives a version that the key never had. `content`: a put of the same bytes may keep it.",
+		func(r *result) string { return string(r.Blob.Version) },
+	},
+	{
+		"conditions", "A put happens only if the object is absent, or has a version, in one atomic step.",
+		func(r *result) string { return yes(r.Blob.Conditional) },
+	},
+	{
+		"list cost", "What the work of a page grows with: the objects below its `prefix`, or all of the namespace's pattern (`keyspace`).",
+		func(r *result) string { return string(r.Blob.ListCost) },
+	},
+	{
+		"largest object", "As far as the options do not say otherwise.",
+		func(r *result) string { return size(int(r.Blob.MaxObject)) },
+	},
+	{
+		"shared", "Several proxies may serve the same objects at once.",
+		func(r *result) string { return yes(r.Blob.Shared) },
+	},
+	{
+		"an OK survives", "With the settings of the run; [all of them](#what-an-ok-survives) are below.",
+		func(r *result) string { return survives(r.Blob.Ack) },
+	},
+}
+
 func yes(b bool) string {
 	if b {
 		return "yes"
@@ -114,6 +160,8 @@ func yes(b bool) string {
 
 func size(n int) string {
 	switch {
+	case n >= 1<<30 && n%(1<<30) == 0:
+		return fmt.Sprintf("%d GiB", n>>30)
 	case n >= 1<<20 && n%(1<<20) == 0:
 		return fmt.Sprintf("%d MiB", n>>20)
 	case n >= 1<<10 && n%(1<<10) == 0:

@@ -24,8 +24,11 @@ func writeTechnologies(w *strings.Builder, all []technology) {
 	writeTable(w, table)
 }
 
-func writeGuarantees(w *strings.Builder, columns []result) {
-	w.WriteString("\n## Guarantees\n\n" + guaranteesAbout + "\n\n")
+func writeGuarantees(w *strings.Builder, title, about string, guarantees []guarantee, columns []result) {
+	if len(columns) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n## %s\n\n%s\n\n", title, about)
 	table := [][]string{header("guarantee", columns)}
 	for _, g := range guarantees {
 		line := []string{g.name}
@@ -39,7 +42,6 @@ func writeGuarantees(w *strings.Builder, columns []result) {
 	for _, g := range guarantees {
 		fmt.Fprintf(w, "- *%s*: %s\n", g.name, g.about)
 	}
-	w.WriteString("\nThe rules they belong to are in [contracts.md](contracts.md#keys-and-values).\n")
 }
 
 // writeSuite writes which checks were made on which technology, and why others
@@ -118,8 +120,11 @@ func writeAcks(w *strings.Builder, all []technology) {
 }
 
 // writeChecks names every check that some technology has passed.
-func writeChecks(w *strings.Builder, rows []row, results []result) {
-	w.WriteString("\n## The checks of a driver\n\nWhat a ✓ stands for; each is a test below `TestConformance/checks`.\n\n")
+func writeChecks(w *strings.Builder, title, about string, rows []row, results []result) {
+	if len(results) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n## %s\n\n%s\n\n", title, about)
 	for _, r := range rows {
 		var names []string
 		for _, found := range results {

@@ -13,9 +13,14 @@ import (
 	"github.com/prismgw/prism/errs"
 )
 
+// A PubSubHarness says how the suite of PubSub reaches one technology. It is a
+// Harness in everything but what it is handed to.
+type PubSubHarness Harness
+
 // RunPubSub is Run for the primitive PubSub.
-func RunPubSub(t *testing.T, h Harness) {
+func RunPubSub(t *testing.T, pubsub PubSubHarness) {
 	t.Helper()
+	h := Harness(pubsub)
 	s := newPubSubSuite(t, &h)
 	t.Run("checks", func(t *testing.T) {
 		for _, c := range pubsubChecks() {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestPubSubConformance(t *testing.T) {
-	drivertest.RunPubSub(t, drivertest.Harness{
+	drivertest.RunPubSub(t, drivertest.PubSubHarness{
 		Name:   "memory",
 		Driver: memory.Driver(),
 		Config: driver.Config{Name: "test", URL: "memory://pubsub-conformance"},

@@ -11,7 +11,7 @@ import (
 )
 
 func TestPubSubConformance(t *testing.T) {
-	drivertest.RunPubSub(t, drivertest.Harness{
+	drivertest.RunPubSub(t, drivertest.PubSubHarness{
 		Name:   "nats",
 		Driver: nats.Driver(),
 		Config: driver.Config{Name: "test", URL: servers.NATSWith(t, "max_payload: 8M").URL, Options: json.RawMessage(`{"max_value": 1048576}`)},

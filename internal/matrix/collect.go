@@ -21,16 +21,17 @@ import (
 // A result is what a suite found in one run: one file of PRISM_MATRIX_DIR.
 type result struct {
 	column
-	Checks     []check               `json:"checks"`
-	Guarantees driver.Guarantees     `json:"guarantees"`
-	Watcher    bool                  `json:"watcher"`
-	Blob       driver.BlobGuarantees `json:"blob"` // of suite blob, which has none of the others
+	Checks     []check                 `json:"checks"`
+	Guarantees driver.Guarantees       `json:"guarantees"`
+	Watcher    bool                    `json:"watcher"`
+	Blob       driver.BlobGuarantees   `json:"blob"`   // of suite blob, which has none of the others
+	PubSub     driver.PubSubGuarantees `json:"pubsub"` // likewise, of suite pubsub
 	written    time.Time
 }
 
 // A column names a run as the page's tables do.
 type column struct {
-	Suite string `json:"suite"`  // drivertest, blob or patterntest
+	Suite string `json:"suite"`  // drivertest, blob, pubsub or patterntest
 	Name  string `json:"driver"` // "redis", "redis (cluster)"
 }
 

@@ -23,9 +23,10 @@ type harness struct {
 
 // suites are those that the literals of a type belong to.
 var suites = map[string]string{
-	"drivertest.Harness":     "drivertest",
-	"drivertest.BlobHarness": "blob",
-	"patterntest.Harness":    "patterntest",
+	"drivertest.Harness":       "drivertest",
+	"drivertest.BlobHarness":   "blob",
+	"drivertest.PubSubHarness": "pubsub",
+	"patterntest.Harness":      "patterntest",
 }
 
 // harnesses returns every harness in a test file below root that has a name.

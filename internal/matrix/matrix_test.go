@@ -185,6 +185,9 @@ func TestTables(t *testing.T) {
 	if fields := reflect.TypeFor[driver.BlobGuarantees]().NumField(); len(blobGuarantees) != fields {
 		t.Errorf("%d rows of guarantees for objects for %d fields", len(blobGuarantees), fields)
 	}
+	if fields := reflect.TypeFor[driver.PubSubGuarantees]().NumField(); len(pubsubGuarantees) != fields {
+		t.Errorf("%d rows of guarantees for messages for %d fields", len(pubsubGuarantees), fields)
+	}
 }
 
 func TestHarnesses(t *testing.T) {
@@ -196,6 +199,7 @@ func TestHarnesses(t *testing.T) {
 	for _, want := range []harness{
 		{column{"drivertest", "memory"}, "driver/memory", "TestConformance"},
 		{column{"blob", "memory"}, "driver/memory", "TestBlobConformance"},
+		{column{"pubsub", "nats"}, "driver/nats", "TestPubSubConformance"},
 		{column{"drivertest", "redis (cluster)"}, "driver/redis", "TestConformanceCluster"},
 		{column{"patterntest", "sqlite (adopted)"}, "pattern/patterntest", "TestSQLiteAdopted"},
 	} {

@@ -23,6 +23,8 @@ servers; CI fails if it is not what a fresh run gives. ` + "`prism check`" + ` t
 	patternsAbout = "The suite `pattern/patterntest`, which checks what programs see, on every technology and layout."
 	objectsAbout  = "Beside keys and values, or instead of them: bytes of any length under a key. No pattern serves them yet."
 	blobsAbout    = "The part of `driver/drivertest` for objects; the signs mean the same as above."
+	tellingAbout  = "Messages for whoever listens at the moment, at most once. No pattern serves them yet."
+	pubsubsAbout  = "The part of `driver/drivertest` for these messages; the signs mean the same as above."
 	acksAbout     = "Whether a write that was answered OK is still there after the crash of the backend's process (of Prism, where the\n" +
 		"backend is embedded), of its operating system or power, and after the loss of the node with its disk."
 )
@@ -39,7 +41,7 @@ func page(all []technology, results []result) ([]byte, error) {
 		suites[r.Suite] = append(suites[r.Suite], r)
 		last := len(columns) - 1
 		switch {
-		case r.Suite == "blob":
+		case r.Suite == "blob", r.Suite == "pubsub":
 		case last < 0 || columns[last].Name != r.Name:
 			columns = append(columns, r)
 		case columns[last].Guarantees != r.Guarantees || columns[last].Watcher != r.Watcher:
@@ -54,18 +56,25 @@ func page(all []technology, results []result) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	pubsubs, err := byGroup(pubsubGroups, suites["pubsub"])
+	if err != nil {
+		return nil, err
+	}
 	var w strings.Builder
 	w.WriteString(intro)
 	writeTechnologies(&w, all)
 	writeGuarantees(&w, "Guarantees", guaranteesAbout, guarantees, columns)
 	w.WriteString("\nThe rules they belong to are in [contracts.md](contracts.md#keys-and-values).\n")
 	writeGuarantees(&w, "Guarantees for objects", objectsAbout, blobGuarantees, suites["blob"])
+	writeGuarantees(&w, "Guarantees for messages that nobody keeps", tellingAbout, pubsubGuarantees, suites["pubsub"])
 	writeSuite(&w, "What drivers are checked for", driversAbout, drivers, suites["drivertest"])
 	writeSuite(&w, "What drivers of objects are checked for", blobsAbout, blobs, suites["blob"])
+	writeSuite(&w, "What drivers of messages that nobody keeps are checked for", pubsubsAbout, pubsubs, suites["pubsub"])
 	writeSuite(&w, "What patterns are checked for", patternsAbout, byCheck(suites["patterntest"]), suites["patterntest"])
 	writeAcks(&w, all)
 	writeChecks(&w, "The checks of a driver", "What a ✓ stands for; each is a test below `TestConformance/checks`.", drivers, suites["drivertest"])
 	writeChecks(&w, "The checks of a driver of objects", "Each is a test of `driver/drivertest.RunBlob`.", blobs, suites["blob"])
+	writeChecks(&w, "The checks of a driver of messages that nobody keeps", "Each is a test of `driver/drivertest.RunPubSub`.", pubsubs, suites["pubsub"])
 	return []byte(w.String()), nil
 }
 

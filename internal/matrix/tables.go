@@ -74,6 +74,15 @@ var blobGroups = []group{
 	{"leaks", "nothing is left behind"},
 }
 
+// pubsubGroups are those of the suite of PubSub.
+var pubsubGroups = []group{
+	{"listen", "who listens is told, in order, or told what was missed"},
+	{"groups", "groups share messages"},
+	{"payloads", "any bytes"},
+	{"faults", "killed, paused, cut off, answering garbage"},
+	{"leaks", "nothing is left behind"},
+}
+
 // A guarantee is one row of the table of guarantees.
 type guarantee struct {
 	name  string
@@ -148,6 +157,21 @@ var blobGuarantees = []guarantee{
 	{
 		"an OK survives", "With the settings of the run; [all of them](#what-an-ok-survives) are below.",
 		func(r *result) string { return survives(r.Blob.Ack) },
+	},
+}
+
+var pubsubGuarantees = []guarantee{
+	{
+		"groups", "Subscriptions can share messages, each of which comes to one of them.",
+		func(r *result) string { return yes(r.PubSub.Groups) },
+	},
+	{
+		"largest payload", "As far as the options do not say otherwise.",
+		func(r *result) string { return size(r.PubSub.MaxPayload) },
+	},
+	{
+		"shared", "Messages come from one proxy to another.",
+		func(r *result) string { return yes(r.PubSub.Shared) },
 	},
 }
 

@@ -287,3 +287,22 @@ func TestNATSMaxDeliver(t *testing.T) {
 		t.Errorf("the message is not in the stream any more: %v", err)
 	}
 }
+
+// Under interest retention such a message is kept for ever: nobody can settle
+// it, and the stream goes on waiting.
+func TestNATSMaxDeliverUnderInterest(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, servers.NATS(t).URL, func(c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy })
+	c := s.group(t, "g", func(c *jetstream.ConsumerConfig) { c.MaxDeliver = 1 })
+	s.publish(t, 0, "m1", "m2")
+	giveBack(t, s.js.Conn(), take(t, c, 1)[0], 0)
+	settle(t, take(t, c, 1)...)
+	eventually(t, "m2 is gone and m1 is not", func() bool {
+		info, err := s.Info(t.Context())
+		must(t, err)
+		return info.State.Msgs == 1 && info.State.FirstSeq == 1
+	})
+	if info := natsInfo(t, c); info.NumAckPending != 0 || info.NumPending != 0 {
+		t.Errorf("%d in hand, %d to come; want 0 and 0: no number of the group shows it", info.NumAckPending, info.NumPending)
+	}
+}

@@ -88,7 +88,7 @@ func TestNATSForgedReceiptIsNotAnswered(t *testing.T) {
 // not stored, whatever its subject and payload, and its answer names the first.
 func TestNATSDedup(t *testing.T) {
 	t.Parallel()
-	s := newStream(t, servers.NATS(t).URL, func(c *jetstream.StreamConfig) { c.Duplicates = 500 * time.Millisecond })
+	s := newStream(t, servers.NATS(t).URL, func(c *jetstream.StreamConfig) { c.Duplicates = 2 * time.Second })
 	publish := func(partition int) *jetstream.PubAck {
 		ack, err := s.js.Publish(t.Context(), s.subject(partition), []byte("x"), jetstream.WithMsgID("id"))
 		must(t, err)

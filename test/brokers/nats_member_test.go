@@ -25,9 +25,9 @@ func pin(ttl, ackWait time.Duration) func(*jetstream.ConsumerConfig) {
 // than that, it gets newer messages before those the dead one had in hand.
 func TestNATSPinnedTakeoverOvertakes(t *testing.T) {
 	t.Parallel()
-	const ttl = 800 * time.Millisecond
+	const ttl = 1500 * time.Millisecond
 	s := newStream(t, servers.NATS(t).URL)
-	group := s.group(t, "g", pin(ttl, 1200*time.Millisecond))
+	group := s.group(t, "g", pin(ttl, time.Minute))
 	s.publish(t, 0, texts(5)...)
 	a, conn := s.member(t, "g")
 	b, _ := s.member(t, "g")
@@ -39,16 +39,15 @@ func TestNATSPinnedTakeoverOvertakes(t *testing.T) {
 	wantTold(t, take(t, a, 1, as), "m2#1")
 	conn.Close()
 
-	got := take(t, b, 1, as)
+	got := take(t, b, 3, as)
 	took := time.Since(died)
-	wantTold(t, got, "m3#1")
-	if took < ttl-50*time.Millisecond || took > ttl+time.Second {
-		t.Errorf("taken over after %v, want about PinnedTTL, %v", took, ttl)
+	wantTold(t, got, "m3#1", "m4#1", "m5#1")
+	if t.Logf("taken over after %v", took); took < ttl {
+		t.Errorf("taken over after %v, want PinnedTTL, %v", took, ttl)
 	}
-	if n := natsInfo(t, group).NumAckPending; n != 3 {
-		t.Errorf("%d pending, want 3: what the dead one had is still its own", n)
+	if n := natsInfo(t, group).NumAckPending; n != 5 {
+		t.Errorf("%d pending, want 5: what the dead one had is still its own", n)
 	}
-	wantTold(t, take(t, b, 4, as), "m4#1", "m5#1", "m1#2", "m2#2")
 }
 
 // With AckWait below PinnedTTL what the dead member had in hand has run out
@@ -58,7 +57,7 @@ func TestNATSPinnedTakeoverOvertakes(t *testing.T) {
 func TestNATSPinnedTakeoverRotates(t *testing.T) {
 	t.Parallel()
 	s := newStream(t, servers.NATS(t).URL)
-	s.group(t, "g", pin(1500*time.Millisecond, 500*time.Millisecond))
+	s.group(t, "g", pin(2*time.Second, time.Second))
 	s.publish(t, 0, texts(7)...)
 	a, conn := s.member(t, "g")
 	b, _ := s.member(t, "g")
@@ -174,7 +173,7 @@ func TestNATSPinLostIsTold(t *testing.T) {
 // offered again after AckWait, and that counts.
 func TestNATSDisconnectGivesNothingBack(t *testing.T) {
 	t.Parallel()
-	const ackWait = 700 * time.Millisecond
+	const ackWait = 1500 * time.Millisecond
 	s := newStream(t, servers.NATS(t).URL)
 	group := s.group(t, "g", func(c *jetstream.ConsumerConfig) { c.AckWait = ackWait })
 	s.publish(t, 0, texts(3)...)

@@ -186,7 +186,7 @@ func TestRedisPositionsAppearInOrder(t *testing.T) {
 	var seen []string
 	last := "0"
 	eventually(t, "all are seen", func() bool {
-		next := s.client.B().Xrange().Key(s.key).Start("(" + last).End("+").Count(7).Build()
+		next := s.client.B().Xrange().Key(s.key).Start("(" + last).End("+").Count(50).Build()
 		entries, err := s.client.Do(t.Context(), next).AsXRange()
 		must(t, err)
 		for _, id := range entryIDs(entries) {
@@ -219,7 +219,7 @@ func TestRedisDedup(t *testing.T) {
 	t.Parallel()
 	s := newRedisStream(t, servers.Redis(t))
 	add := func() string {
-		got, err := s.args(t.Context(), "EVAL", addOnce, "2", s.key, s.key+".id.x", "text", "300")
+		got, err := s.args(t.Context(), "EVAL", addOnce, "2", s.key, s.key+".id.x", "text", "1000")
 		must(t, err)
 		return got
 	}
@@ -253,25 +253,29 @@ func TestRedisBlockingRead(t *testing.T) {
 	t.Parallel()
 	server := servers.Redis(t)
 	s := newRedisStream(t, server)
-	read := s.client.B().Arbitrary("XREADGROUP", "GROUP", "g", "a", "BLOCK", "800", "STREAMS", s.key, ">")
-	told := s.client.B().Arbitrary("XREADGROUP", "GROUP", "g", "a", "BLOCK", "800", "STREAMS", s.key, ">")
+	read := s.client.B().Arbitrary("XREADGROUP", "GROUP", "g", "a", "BLOCK", "0", "STREAMS", s.key, ">")
+	told := s.client.B().Arbitrary("XREADGROUP", "GROUP", "g", "a", "BLOCK", "0", "STREAMS", s.key, ">")
 	watch := &redisStream{client: redisClient(t, server), key: s.key}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name  string
 		cmd   rueidis.Completed
 		holds bool
 	}{{"told", told.Blocking(), false}, {"not told", read.Build(), true}} {
-		eventually(t, "nobody blocks", func() bool { return watch.blocked(t) == 0 })
-		wg.Go(func() { s.client.Do(context.Background(), c.cmd) })
+		done := make(chan error, 1)
+		go func() { done <- s.client.Do(context.Background(), c.cmd).Error() }()
 		eventually(t, "the read blocks", func() bool { return watch.blocked(t) == 1 })
-		ctx, cancel := context.WithTimeout(t.Context(), never)
+		limit := soon
+		if c.holds {
+			limit = never
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		err := s.client.Do(ctx, s.client.B().Ping().Build()).Error()
 		cancel()
 		if held := errors.Is(err, context.DeadlineExceeded); held != c.holds {
 			t.Errorf("%s: another command answers %v, held up %v, want %v", c.name, err, held, c.holds)
 		}
+		watch.add(t, i+1, i+1) // ends the read
+		must(t, <-done)
 	}
 }
 

@@ -340,3 +340,23 @@ func TestNATSProgressKeepsAMessage(t *testing.T) {
 	}
 	wantTold(t, pull(t, c, 1, soon), "m2#2") // nobody says so any more
 }
+
+// The server takes settlements and pulls from two queues: a pull may pass what
+// the same connection has given back before it.
+func TestNATSPullPassesANak(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, servers.NATS(t).URL)
+	c := s.group(t, "g", nil)
+	for round := range 500 {
+		s.publish(t, 0, "first", "second")
+		first := take(t, c, 1)
+		must(t, first[0].Nak())
+		next := take(t, c, 2)
+		settle(t, next...)
+		if string(next[0].Data()) == "second" {
+			t.Logf("the pull passed in round %d", round+1)
+			return
+		}
+	}
+	t.Error("no pull passed what was given back before it; the server has got better")
+}

@@ -239,11 +239,18 @@ func TestRedisClusterNeedsOneSlot(t *testing.T) {
 	if got, err := s.args(t.Context(), "EVAL", addOnce, "2", s.key, s.key+".id.x", "text", "9"); err != nil || !strings.HasSuffix(got, " 1]") {
 		t.Errorf("keys with the same text in braces: %s, %v", got, err)
 	}
+	s.must(t, "XGROUP CREATE KEY.b g 0 MKSTREAM")
+	if _, err := s.do(t, "XREADGROUP GROUP g a STREAMS KEY KEY.b > >"); err != nil {
+		t.Errorf("one read of two streams with the same text in braces: %v", err)
+	}
 	// The library does not even send a command with keys of two slots, so this
 	// one hides its keys from it.
 	bare := s.client.B().Arbitrary("EVAL", addOnce, "2", "a", "b", "text", "9").Build()
 	if err := s.client.Do(t.Context(), bare).Error(); err == nil || !strings.HasPrefix(err.Error(), "CROSSSLOT") {
 		t.Errorf("keys of two slots: %v, want CROSSSLOT", err)
+	}
+	if _, err := s.do(t, "XREADGROUP GROUP g a STREAMS a b > >"); err == nil || !strings.HasPrefix(err.Error(), "CROSSSLOT") {
+		t.Errorf("one read of streams of two slots: %v, want CROSSSLOT", err)
 	}
 }
 
@@ -253,14 +260,18 @@ func TestRedisBlockingRead(t *testing.T) {
 	t.Parallel()
 	server := servers.Redis(t)
 	s := newRedisStream(t, server)
-	read := s.client.B().Arbitrary("XREADGROUP", "GROUP", "g", "a", "BLOCK", "0", "STREAMS", s.key, ">")
-	told := s.client.B().Arbitrary("XREADGROUP", "GROUP", "g", "a", "BLOCK", "0", "STREAMS", s.key, ">")
+	read := func() []string { return []string{"XREADGROUP", "GROUP", "g", "a", "BLOCK", "0", "STREAMS", s.key, ">"} }
+	made := s.client.B().Xreadgroup().Group("g", "a").Block(0).Streams().Key(s.key).Id(">").Build()
 	watch := &redisStream{client: redisClient(t, server), key: s.key}
 	for i, c := range []struct {
 		name  string
 		cmd   rueidis.Completed
 		holds bool
-	}{{"told", told.Blocking(), false}, {"not told", read.Build(), true}} {
+	}{
+		{"made by its builder", made, false},
+		{"told", s.client.B().Arbitrary(read()...).Blocking(), false},
+		{"not told", s.client.B().Arbitrary(read()...).Build(), true},
+	} {
 		done := make(chan error, 1)
 		go func() { done <- s.client.Do(context.Background(), c.cmd).Error() }()
 		eventually(t, "the read blocks", func() bool { return watch.blocked(t) == 1 })

@@ -274,6 +274,35 @@ func TestNATSLimitsDeleteUnread(t *testing.T) {
 	wantTold(t, take(t, c, 3), "m4#1", "m5#1", "m6#1")
 }
 
+// Age and size are limits of the stream, so of all topics in it. For a topic
+// alone there are a time to live on each message, in whole seconds, and a purge
+// of a subject up to a sequence.
+func TestNATSRetentionOfATopic(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, servers.NATS(t).URL, func(c *jetstream.StreamConfig) { c.AllowMsgTTL = true })
+	for partition, text := range []string{"lives a second", "lives on"} {
+		opts := []jetstream.PublishOpt{jetstream.WithMsgTTL(time.Second)}[:1-partition]
+		_, err := s.js.Publish(t.Context(), s.subject(partition), []byte(text), opts...)
+		must(t, err)
+	}
+	kept := func() string {
+		return fmt.Sprint(browse(t, s, fmt.Sprintf(`{"seq":1,"batch":9,"next_by_subj":"%s.>"}`, s.name)))
+	}
+	if got := kept(); got != "[1:lives a second 2:lives on]" {
+		t.Errorf("kept at first: %s", got)
+	}
+	eventually(t, "only the other topic's is left", func() bool { return kept() == "[2:lives on]" })
+
+	s.publish(t, 0, "m3", "m4")
+	must(t, s.Purge(t.Context(), jetstream.WithPurgeSubject(s.subject(0)), jetstream.WithPurgeSequence(4)))
+	if got := kept(); got != "[2:lives on 4:m4]" {
+		t.Errorf("kept after a purge below 4: %s", got)
+	}
+	if _, err := s.js.Publish(t.Context(), s.subject(0), nil, jetstream.WithMsgTTL(500*time.Millisecond)); err == nil {
+		t.Error("half a second is taken as a time to live")
+	}
+}
+
 // Under interest retention a message is kept until every group that was there
 // when it came, or has come since, has settled it. With no group for its
 // subject it is confirmed and dropped.

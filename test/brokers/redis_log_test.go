@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +53,30 @@ func TestRedisCheapTrimKeepsMore(t *testing.T) {
 	s.is(t, "XTRIM KEY MINID ~ 240-0", "0")
 	s.is(t, "XTRIM KEY MINID 240-0", "39")
 	s.is(t, "XLEN KEY", "11")
+}
+
+// No trimming goes by size; Redis tells how much memory a stream takes, from
+// which a number of entries to keep can be reckoned.
+func TestRedisSizeIsTold(t *testing.T) {
+	t.Parallel()
+	const entries, size = 200, 4096
+	s := newRedisStream(t, servers.RedisWith(t))
+	for range entries {
+		s.must(t, "XADD KEY * m "+strings.Repeat("x", size))
+	}
+	used := func() int {
+		n, err := strconv.Atoi(s.must(t, "MEMORY USAGE KEY SAMPLES 0"))
+		must(t, err)
+		return n
+	}
+	whole := used()
+	s.must(t, fmt.Sprintf("XTRIM KEY MAXLEN %d", entries/4))
+	if part := used(); whole < entries*size || whole > 2*entries*size || part < whole/8 || part > whole/2 {
+		t.Errorf("%d bytes, and %d after three quarters are deleted; want %d to twice that, and a quarter", whole, part, entries*size)
+	}
+	if _, err := s.do(t, "XTRIM KEY MAXBYTES 1000"); err == nil {
+		t.Error("a limit in bytes is taken")
+	}
 }
 
 // untilConsumed trims up to the oldest entry that a group has yet to settle.

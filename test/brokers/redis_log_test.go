@@ -283,7 +283,7 @@ func TestRedisClusterNeedsOneSlot(t *testing.T) {
 // blocks; else it holds up every command of the client.
 func TestRedisBlockingRead(t *testing.T) {
 	t.Parallel()
-	server := servers.Redis(t)
+	server := servers.RedisWith(t) // nobody else blocks there
 	s := newRedisStream(t, server)
 	read := func() []string { return []string{"XREADGROUP", "GROUP", "g", "a", "BLOCK", "0", "STREAMS", s.key, ">"} }
 	made := s.client.B().Xreadgroup().Group("g", "a").Block(0).Streams().Key(s.key).Id(">").Build()
@@ -343,7 +343,7 @@ func (s *redisStream) blocked(t *testing.T) int {
 // of a member that does not know, until somebody claims it.
 func TestRedisAbandonedRead(t *testing.T) {
 	t.Parallel()
-	server := servers.Redis(t)
+	server := servers.RedisWith(t) // nobody else blocks there
 	watch := newRedisStream(t, server)
 
 	reached := &redisStream{client: redisClient(t, server), key: watch.key}

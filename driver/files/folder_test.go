@@ -175,13 +175,18 @@ func TestDamaged(t *testing.T) {
 	path := t.TempDir()
 	_, b := open(t, files.Driver(), path)
 	put(t, b, "other", "some text")
-	sound, err := os.ReadFile(filepath.Join(path, spaceFolder, "other"))
+	put(t, b, "a", "1")
+	sound, err := os.ReadFile(filepath.Join(path, spaceFolder, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.ReadFile(filepath.Join(path, spaceFolder, "other"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
 		"empty": "", "cut": string(sound[:len(sound)-1]), "cut in front": string(sound[1:]), "zeroes": strings.Repeat("\x00", 5000),
-		"longer": string(sound) + "x", "of another key": string(sound), "length": "\xff\xff\xff\xff\nprism-object-1\n", "no json": "{]\x00\x00\x00\x02\nprism-object-1\n",
+		"longer": string(sound) + "x", "of another key": string(other), "length": "\xff\xff\xff\xff\nprism-object-1\n", "no json": "{]\x00\x00\x00\x02\nprism-object-1\n",
 	} {
 		put(t, b, "a", "1")
 		file := filepath.Join(path, spaceFolder, "a")

@@ -114,7 +114,14 @@ func TestValidate(t *testing.T) {
 			func(e *envelopev1.PrismEnvelope) { e.Metadata.Topic = "a\n" },
 			func(e *envelopev1.PrismEnvelope) { e.Metadata.Topic = strings.Repeat("a", 129) },
 		},
-		"metadata.namespace":        {func(e *envelopev1.PrismEnvelope) { e.Metadata.Namespace = "Shop" }},
+		"metadata.namespace": {
+			func(e *envelopev1.PrismEnvelope) { e.Metadata.Namespace = "" },
+			func(e *envelopev1.PrismEnvelope) { e.Metadata.Namespace = "Shop" },
+			func(e *envelopev1.PrismEnvelope) { e.Metadata.Namespace = "-shop" },
+			func(e *envelopev1.PrismEnvelope) { e.Metadata.Namespace = "shop-" },
+			func(e *envelopev1.PrismEnvelope) { e.Metadata.Namespace = "a.b" },
+			func(e *envelopev1.PrismEnvelope) { e.Metadata.Namespace = strings.Repeat("a", 64) },
+		},
 		"metadata.published_at_ms":  {func(e *envelopev1.PrismEnvelope) { e.Metadata.PublishedAtMs = 0 }},
 		"metadata.causality_parent": {func(e *envelopev1.PrismEnvelope) { e.Metadata.CausalityParent = "17" }},
 		"metadata.correlation_id": {

@@ -3,6 +3,7 @@ package envelope
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -57,6 +58,24 @@ func walkShapes(message kind, path string, lines *[]string) {
 			walkShapes(what, at, lines)
 		default:
 			*lines = append(*lines, at+" "+names[what])
+		}
+	}
+}
+
+// The names are checked by hand; the expressions of the contract are the judge.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	topic := regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$`)
+	namespace := regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	names := []string{"", strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 128), strings.Repeat("a", 129)}
+	for a := range 256 {
+		for _, b := range "aZ0._-/\n" {
+			names = append(names, string([]byte{byte(a)}), string([]byte{byte(a), byte(b)}), string([]byte{byte(b), byte(a), byte(b)}))
+		}
+	}
+	for _, name := range names {
+		if isTopic(name) != topic.MatchString(name) || isNamespace(name) != namespace.MatchString(name) {
+			t.Errorf("%q: topic %v, namespace %v", name, isTopic(name), isNamespace(name))
 		}
 	}
 }

@@ -55,7 +55,8 @@ type Header struct {
 // Roles are the roles of who published.
 func (h *Header) Roles() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for c := read(h.protected, security); c.more(); {
+		c := read(h.protected, security)
+		for c.more() {
 			if c.next() != nil || c.number == 5 && !yield(c.data) {
 				return
 			}
@@ -81,7 +82,8 @@ func (h *Header) scan() error {
 		return sizes(len(h.wire), 0)
 	}
 	var seen once
-	for c := read(h.wire, envelope); c.more(); {
+	c := read(h.wire, envelope)
+	for c.more() {
 		if err := c.next(); err != nil {
 			return err
 		}
@@ -119,7 +121,8 @@ func (h *Header) top(c *cursor, seen *once) error {
 }
 
 func (h *Header) scanMetadata(data []byte) error {
-	for c := read(data, metadata); c.more(); {
+	c := read(data, metadata)
+	for c.more() {
 		if err := c.next(); err != nil {
 			return err
 		}
@@ -164,7 +167,8 @@ func (h *Header) setMetadata(c *cursor) {
 // scanSecurity reads security, whose content begins at start of the envelope.
 func (h *Header) scanSecurity(data []byte, start int) error {
 	var seen once
-	for c := read(data, security); c.more(); {
+	c := read(data, security)
+	for c.more() {
 		if err := c.next(); err != nil {
 			return err
 		}
@@ -208,7 +212,8 @@ func (h *Header) setSecurity(c *cursor, start int) {
 // scanEncryption reads what the cursor has found to be well-formed.
 func (h *Header) scanEncryption(data []byte) {
 	h.Encrypted = true
-	for c := read(data, encryption); c.more() && c.next() == nil; {
+	c := read(data, encryption)
+	for c.more() && c.next() == nil {
 		switch c.number {
 		case 1:
 			h.EncryptionAlgorithm = envelopev1.EncryptionAlgorithm(c.value)

@@ -95,6 +95,8 @@ type cursor struct {
 	at     span   // with its tag
 }
 
+// read returns a cursor over a message. It stands before its loop, not in it: a
+// variable of a loop is copied at every turn.
 func read(buf []byte, message kind) cursor { return cursor{buf: buf, shape: &shapes[message]} }
 
 func (c *cursor) more() bool { return c.pos < len(c.buf) }
@@ -224,7 +226,8 @@ func contains(data []byte, message kind) error {
 	if message == metadata || message == security {
 		return nil
 	}
-	for c := read(data, message); c.more(); {
+	c := read(data, message)
+	for c.more() {
 		if err := c.next(); err != nil {
 			return err
 		}

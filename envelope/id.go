@@ -1,12 +1,10 @@
 package envelope
 
 import (
-	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
-	"io"
 	"math/bits"
-	mathrand "math/rand/v2"
+	"math/rand/v2"
 	"time"
 )
 
@@ -17,21 +15,22 @@ const idLen = 36
 // quarter of a microsecond: what a millisecond leaves over fills the twelve bits
 // that RFC 9562 lets one choose. A clock that stands before 1970 or past the
 // 48 bits makes it version 4.
-func newID(now time.Time) string { return idFrom(now, rand.Reader) }
+//
+// An id must be unique, not secret, so its bits come from the runtime's own
+// generator, which the system has seeded. crypto/rand would end the process where
+// the system has no randomness.
+func newID(now time.Time) string { return idFrom(now, rand.Uint64(), rand.Uint64()) }
 
-func idFrom(now time.Time, random io.Reader) string {
-	var id [16]byte
-	if _, err := io.ReadFull(random, id[:]); err != nil {
-		// An id must be unique, not secret; the runtime's own generator does.
-		binary.NativeEndian.PutUint64(id[:], mathrand.Uint64())
-		binary.NativeEndian.PutUint64(id[8:], mathrand.Uint64())
-	}
+func idFrom(now time.Time, high, low uint64) string {
 	version := byte(4)
 	if ms := now.UnixMilli(); ms > 0 && bits.Len64(uint64(ms)) <= 48 {
 		version = 7
 		fraction := uint64(now.Nanosecond()%1e6) << 12 / 1e6
-		binary.BigEndian.PutUint64(id[:], uint64(ms)<<16|fraction)
+		high = uint64(ms)<<16 | fraction
 	}
+	var id [16]byte
+	binary.BigEndian.PutUint64(id[:], high)
+	binary.BigEndian.PutUint64(id[8:], low)
 	return idText(id, version)
 }
 

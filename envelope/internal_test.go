@@ -1,13 +1,11 @@
 package envelope
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -83,34 +81,34 @@ func TestNames(t *testing.T) {
 func TestIDs(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 999_999_999)
-	for name, c := range map[string]struct {
-		clock   time.Time
-		random  string
-		version byte
+	for _, c := range []struct {
+		clock     time.Time
+		high, low uint64
+		want      string
 	}{
-		"everything works": {now, strings.Repeat("\xff", 16), '7'},
-		"no randomness":    {now, "", '7'},
-		"before 1970":      {time.Unix(-1, 0), strings.Repeat("\xff", 16), '4'},
-		"past 48 bits":     {time.UnixMilli(1 << 48), strings.Repeat("\x00", 16), '4'},
-		"nothing works":    {time.Time{}, "", '4'},
+		{now, 0, 0, "018bcfe5-6be7-7fff-8000-000000000000"},
+		{now, 1<<64 - 1, 1<<64 - 1, "018bcfe5-6be7-7fff-bfff-ffffffffffff"},
+		{time.UnixMilli(1<<48 - 1), 0, 0, "ffffffff-ffff-7000-8000-000000000000"},
+		{time.UnixMilli(1 << 48), 1<<64 - 1, 1<<64 - 1, "ffffffff-ffff-4fff-bfff-ffffffffffff"},
+		{time.Unix(-1, 0), 0, 1, "00000000-0000-4000-8000-000000000001"},
+		{time.Time{}, 0, 0, "00000000-0000-4000-8000-000000000000"},
 	} {
+		if got := idFrom(c.clock, c.high, c.low); got != c.want || !isID(got) {
+			t.Errorf("%v, %x, %x: %s, want %s", c.clock, c.high, c.low, got, c.want)
+		}
+	}
+}
+
+func TestIDsDiffer(t *testing.T) {
+	t.Parallel()
+	for _, clock := range []time.Time{{}, time.Now()} { // a clock that stands still, and one that was never set
 		seen := map[string]bool{}
-		for range 3 {
-			id := idFrom(c.clock, strings.NewReader(c.random))
-			if !isID(id) || id[14] != c.version {
-				t.Errorf("%s: %s is no UUID of version %c", name, id, c.version)
-			}
-			seen[id] = true
+		for range 10_000 {
+			seen[newID(clock)] = true
 		}
-		if c.random == "" && len(seen) != 3 {
-			t.Errorf("%s: ids repeat: %v", name, seen)
+		if len(seen) != 10_000 {
+			t.Errorf("%d ids are different of 10,000 at %v", len(seen), clock)
 		}
-	}
-	if id := idFrom(now, strings.NewReader(strings.Repeat("\x00", 16))); id != "018bcfe5-6be7-7fff-8000-000000000000" {
-		t.Errorf("%s is not the millisecond and 4095/4096 of the next", id)
-	}
-	if id := idFrom(now, iotest.ErrReader(errors.New("no entropy"))); !isID(id) {
-		t.Errorf("%q after the random source failed", id)
 	}
 }
 

@@ -70,6 +70,21 @@ ENVELOPE = {1: "bytes", 2: "bytes", 3: "bytes", 4: "bytes", 97: "bytes", 99: "by
 METADATA = {n: "text" for n in (1, 2, 3, 6, 10, 11, 14)} | {n: "number" for n in (4, 5, 7, 8, 9, 13)} | {12: "bytes"}
 SECURITY = {n: "text" for n in (1, 2, 3, 4, 5, 6, 7, 10)} | {8: "bytes", 9: "number", 11: "bytes", 12: "number", 13: "number"}
 
+ENCRYPTION = {1: "number", 2: "text", 3: "bytes"}
+TEXTS = {1: "text", 2: "text"}
+OTHERS = {
+    3: {1: "text", 2: "text", 3: "text", 4: "number", 5: "bytes", 6: "bytes"},
+    4: {1: "text", 2: "number", 3: "text", 4: "number", 5: "bytes"},
+    97: {1: "text", 2: "bytes"},
+}
+
+
+def check(data, types):
+    """Checks a message in which a field may be there twice; the last one counts."""
+    for number, _, value in fields(data, types, types):
+        if types is OTHERS[3] and number in (5, 6):
+            check(value, TEXTS)
+
 
 def minimal(n):
     out = b""
@@ -88,12 +103,16 @@ def verify(wire, keys):
             kept = b""
             for inner, inner_raw, inner_value in fields(value, SECURITY, {5}):
                 security[inner] = inner_value
+                if inner == 11:
+                    check(inner_value, ENCRYPTION)
                 if inner not in (7, 8):
                     kept += inner_raw
             covered += b"\x12" + minimal(len(kept)) + kept
         else:
-            if number == 1:  # every field may be there twice; the last one counts
-                list(fields(value, METADATA, METADATA))
+            if number == 1:
+                check(value, METADATA)
+            elif number in OTHERS:
+                check(value, OTHERS[number])
             covered += raw
     covered += hashlib.sha256(payload).digest()
     if not security.get(8):

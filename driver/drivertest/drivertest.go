@@ -26,6 +26,9 @@
 // An embedded technology leaves Server out; one that keeps its data in files
 // gives a Config whose URL or Dir names them, in t.TempDir().
 //
+// RunBlob is the same for the primitive Blob, which a technology may have beside
+// KV or alone.
+//
 // With PRISM_MATRIX_DIR set, a run that passes writes what it found to
 // <Name>.json in that folder; docs/backends.md is made of those files.
 package drivertest

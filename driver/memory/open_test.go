@@ -64,6 +64,9 @@ func TestOpenReportsMistakes(t *testing.T) {
 		{driver.Config{URL: "redis://name"}, []string{"url"}},
 		{driver.Config{URL: "memory:", Options: json.RawMessage(`{"max_values": 1}`)}, []string{"options"}},
 		{driver.Config{URL: "memory:", Options: json.RawMessage(`{"max_value": 0}`)}, []string{"options.max_value"}},
+		{driver.Config{URL: "memory:", Options: json.RawMessage(`{"max_object": 5368709120}`)}, nil},
+		{driver.Config{URL: "memory:", Options: json.RawMessage(`{"max_object": 5368709121}`)}, []string{"options.max_object"}},
+		{driver.Config{URL: "memory:", Options: json.RawMessage(`{"max_object": 0, "max_value": 0}`)}, []string{"options.max_value", "options.max_object"}},
 		{driver.Config{URL: "memory:", Options: json.RawMessage(`{"max_value": 2000000000}`)}, []string{"options.max_value"}},
 		{driver.Config{URL: "memory:", Asserts: json.RawMessage(`{"durable": true}`)}, []string{"asserts"}},
 		{

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -406,8 +407,10 @@ func TestKafkaDeadMemberIsTakenOver(t *testing.T) {
 	}
 }
 
-// kafkaLink is a network that can be cut.
+// kafkaLink is a network that can be cut, and whose answers take a while.
 type kafkaLink struct {
+	delay time.Duration
+
 	mu    sync.Mutex // guards what follows
 	down  bool
 	conns []net.Conn
@@ -417,13 +420,26 @@ func (l *kafkaLink) dial(ctx context.Context, network, host string) (net.Conn, e
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.down {
-		return nil, errors.New("the network is cut")
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED} // which clients repeat
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, network, host)
-	if err == nil {
-		l.conns = append(l.conns, c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	l.conns = append(l.conns, c)
+	return &kafkaFar{Conn: c, delay: l.delay}, nil
+}
+
+// kafkaFar is a connection to a distant broker, so that requests overtake the
+// answers to those before them.
+type kafkaFar struct {
+	net.Conn
+	delay time.Duration
+}
+
+func (c *kafkaFar) Read(b []byte) (int, error) {
+	time.Sleep(c.delay)
+	return c.Conn.Read(b)
 }
 
 func (l *kafkaLink) cut() {

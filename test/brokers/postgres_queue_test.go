@@ -234,7 +234,7 @@ func TestPostgresQueueChurn(t *testing.T) {
 	full := hot("", "create index on queue (priority desc, id)")
 	roomy := hot(" with (fillfactor = 50)", "create index on queue (priority desc, id)")
 	t.Logf("updates in their page: %.2f with an index on visible_at, %.2f without, %.2f with fillfactor 50", indexed, full, roomy)
-	if indexed != 0 || roomy < 0.7 || roomy < full {
+	if indexed != 0 || full < 0.5 || roomy < 0.9 {
 		t.Errorf("updates in their page: %.2f with an index on visible_at, %.2f without, %.2f with fillfactor 50", indexed, full, roomy)
 	}
 }
@@ -370,7 +370,13 @@ func TestPostgresDedup(t *testing.T) {
 	appended := make(chan int, 16)
 	var wg sync.WaitGroup
 	for range 16 {
-		wg.Go(func() { appended <- len(pgDo[int64](t, pool, pgPublish, "m")) })
+		wg.Go(func() {
+			tag, err := pool.Exec(t.Context(), pgPublish, "m")
+			if err != nil {
+				t.Error(err)
+			}
+			appended <- int(tag.RowsAffected())
+		})
 	}
 	pgWait(t, "16 waiting publishers", func() bool {
 		return pgDo[int](t, pool, "select count(*) from pg_locks where not granted")[0] >= 16

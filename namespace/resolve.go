@@ -252,7 +252,11 @@ func (v *resolver) named(n *Namespace, plan *PlacedSlot, need *SlotNeed, spec *n
 	}
 	asked := n.Spec.GetNeeds().GetDurability()
 	if why := need.unfit(b, asked); why != "" {
-		v.report.namespace(n, path, "%s cannot fill the slot: %s; name another backend%s", quote(spec.GetBackend()), why, orAskLess(asked))
+		advice := ""
+		if need.unfit(b, durabilityNone) == "" {
+			advice = orAskLess(asked)
+		}
+		v.report.namespace(n, path, "%s cannot fill the slot: %s; name another backend%s", quote(spec.GetBackend()), why, advice)
 		return false
 	}
 	plan.Reason = "the document names it"
@@ -279,7 +283,7 @@ func (v *resolver) choose(n *Namespace, plan *PlacedSlot, need *SlotNeed, path s
 	if asked == "" {
 		asked, stated = durabilityProcess, " (the default)"
 	}
-	unsure := v.set.incomplete
+	unsure, less := v.set.incomplete, false
 	for _, c := range v.candidates {
 		if c.conn == nil {
 			unsure = true // it might have fitted
@@ -291,6 +295,7 @@ func (v *resolver) choose(n *Namespace, plan *PlacedSlot, need *SlotNeed, path s
 			why = oneLine(err.Error())
 		} else {
 			why = need.unfit(b, asked)
+			less = less || need.unfit(b, durabilityNone) == ""
 		}
 		if why == "" {
 			plan.Reason = fmt.Sprintf("the first backend with %s that keeps durability %s%s", need.Primitive, asked, stated)
@@ -300,12 +305,14 @@ func (v *resolver) choose(n *Namespace, plan *PlacedSlot, need *SlotNeed, path s
 		plan.Rejected = append(plan.Rejected, Rejection{c.doc.Spec.GetName(), why})
 	}
 	if !unsure {
-		v.report.namespace(n, path, "%s", noneFits(plan, asked, stated))
+		v.report.namespace(n, path, "%s", noneFits(plan, asked, stated, less))
 	}
 	return false
 }
 
-func noneFits(plan *PlacedSlot, durability, stated string) string {
+// noneFits says why no backend fills a slot. less tells whether one would if less
+// durability were asked for.
+func noneFits(plan *PlacedSlot, durability, stated string, less bool) string {
 	if len(plan.Rejected) == 0 {
 		return "there is no backend to fill the slot " + plan.Name + "; add a document of kind: Backend"
 	}
@@ -315,6 +322,7 @@ func noneFits(plan *PlacedSlot, durability, stated string) string {
 	}
 	advice := "; add one that does"
 	switch {
+	case !less:
 	case stated != "":
 		advice += ", name one in the slot to take it as it is, or write needs: {durability: none} if the data may be lost"
 	case durability != durabilityNone:

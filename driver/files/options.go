@@ -2,9 +2,6 @@ package files
 
 import (
 	"fmt"
-	"net/url"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/prismgw/prism/driver"
@@ -30,7 +27,7 @@ func parse(c *driver.Config) (*settings, error) {
 	report := func(path, format string, args ...any) {
 		bad = append(bad, errs.Field{Path: path, Text: fmt.Sprintf(format, args...)})
 	}
-	path, err := parseURL(c.URL, c.Dir)
+	path, err := driver.LocalPath(c.URL, "file", c.Dir)
 	if err != nil {
 		report("url", "%v", err)
 	}
@@ -62,34 +59,4 @@ func (o *options) check(report func(path, format string, args ...any)) {
 	if o.MaxObject < 1 || o.MaxObject > driver.MaxBlob {
 		report("options.max_object", "%d is not between 1 and %d bytes", o.MaxObject, int64(driver.MaxBlob))
 	}
-}
-
-// parseURL returns the absolute path of the folder.
-func parseURL(text, dir string) (string, error) {
-	const advice = "write file:path or file:///absolute/path"
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Scheme != "file":
-		return "", fmt.Errorf("%q is not of this driver; %s", text, advice)
-	case u.Host != "" || u.User != nil:
-		return "", fmt.Errorf("%q names a host; %s", text, advice)
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return "", fmt.Errorf("%q has a query or a fragment; settings are options, and ? and # of a path are written %%3F and %%23", text)
-	}
-	path := u.Path
-	if u.Opaque != "" {
-		if path, err = url.PathUnescape(u.Opaque); err != nil {
-			return "", fmt.Errorf("%q has a wrong %% escape", text)
-		}
-	}
-	switch {
-	case path == "":
-		return "", fmt.Errorf("%q names no folder; %s", text, advice)
-	case strings.ContainsRune(path, 0):
-		return "", fmt.Errorf("the path in %q has a NUL", text)
-	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
-	}
-	return filepath.Abs(path)
 }

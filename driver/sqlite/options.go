@@ -3,8 +3,6 @@ package sqlite
 import (
 	"fmt"
 	"log/slog"
-	"net/url"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -104,32 +102,11 @@ func (o *options) check(report func(path, format string, args ...any)) {
 
 // parseURL returns the absolute path of the file.
 func parseURL(text, dir string) (string, error) {
-	const advice = "write sqlite:path or sqlite:///absolute/path"
-	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Scheme != "sqlite":
-		return "", fmt.Errorf("%q is not of this driver; %s", text, advice)
-	case u.Host != "" || u.User != nil:
-		return "", fmt.Errorf("%q names a host; %s", text, advice)
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return "", fmt.Errorf("%q has a query or a fragment; settings are options, and ? and # of a path are written %%3F and %%23", text)
-	}
-	path := u.Path
-	if u.Opaque != "" {
-		if path, err = url.PathUnescape(u.Opaque); err != nil {
-			return "", fmt.Errorf("%q has a wrong %% escape", text)
-		}
-	}
-	switch {
-	case path == ":memory:":
+	case text == "sqlite::memory:":
 		return "", fmt.Errorf("%q keeps nothing; use driver memory for data that may be lost", text)
-	case path == "" || strings.HasSuffix(path, "/"):
-		return "", fmt.Errorf("%q names no file; %s", text, advice)
-	case strings.ContainsRune(path, 0):
-		return "", fmt.Errorf("the path in %q has a NUL", text)
+	case strings.HasSuffix(text, "/"):
+		return "", fmt.Errorf("%q names no file; write sqlite:path or sqlite:///absolute/path", text)
 	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
-	}
-	return filepath.Abs(path)
+	return driver.LocalPath(text, "sqlite", dir)
 }

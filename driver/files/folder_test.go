@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -305,21 +306,39 @@ func TestNoFolderAbove(t *testing.T) {
 	put(t, b, "a", "1")
 }
 
-// TestFullDisk fills a file system of 4 MiB.
+// TestFullDisk fills a file system of 4 MiB, in a process that has mounted it
+// for itself alone.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	disk := t.TempDir()
+	const variable = "FILES_TEST_DISK"
+	if disk := os.Getenv(variable); disk != "" {
+		fillDisk(t, disk)
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFullDisk$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v; it needs root or user namespaces\n%s", err, out)
+	}
+}
+
+func fillDisk(t *testing.T, disk string) {
+	t.Helper()
+	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
-		t.Skipf("a small file system cannot be mounted here: %v", err)
+		t.Fatal(err)
 	}
 	path := filepath.Join(disk, "objects")
 	conn, b := open(t, files.Driver(), path)
-	t.Cleanup(func() {
-		conn.Close()
-		if err := syscall.Unmount(disk, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	t.Cleanup(func() { conn.Close() })
 	put(t, b, "a", "before")
 	for _, key := range []string{"a", "b"} {
 		_, err := b.Put(t.Context(), key, strings.NewReader(strings.Repeat("x", 5<<20)), driver.PutOptions{})

@@ -136,7 +136,8 @@ func (f *folder) open() error {
 	}
 	err = f.prepare()
 	if err != nil {
-		return errors.Join(err, lock.Close())
+		unlock(lock)
+		return err
 	}
 	f.lock = lock
 	return nil
@@ -193,8 +194,7 @@ func (f *folder) shut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.lock != nil {
-		_ = f.lock.Truncate(0) // who looks into it is not told of us
-		_ = f.lock.Close()
+		unlock(f.lock)
 		f.lock = nil
 	}
 }
@@ -230,7 +230,7 @@ func (s *space) make() error {
 	return nil
 }
 
-// lockFile makes this process the only one until the returned file is closed.
+// lockFile makes this process the only one until the returned file is unlocked.
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -247,6 +247,14 @@ func lockFile(path string) (*os.File, error) {
 		fmt.Fprintf(f, holder+"\n", os.Getpid(), time.Now().UTC().Format(time.RFC3339))
 	}
 	return f, nil
+}
+
+// unlock gives the lock back. Closing the file would not do: a process that is
+// being started at this moment has a copy of it until it runs.
+func unlock(lock *os.File) {
+	_ = lock.Truncate(0) // who looks into it is not told of us
+	_ = syscall.Flock(int(lock.Fd()), syscall.LOCK_UN)
+	_ = lock.Close()
 }
 
 // heldBy returns who holds a lock that was not given.

@@ -60,6 +60,8 @@ func heldBy(f io.Reader) string {
 	return "by " + said
 }
 
+// unlock gives the lock back. Closing the file would not do: a process that is
+// being started at this moment has a copy of it until it runs.
 func unlock(f *os.File) error {
-	return errors.Join(f.Truncate(0), f.Close())
+	return errors.Join(f.Truncate(0), syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 }

@@ -336,7 +336,7 @@ func TestKafkaRecordsReadByKcat(t *testing.T) {
 		Topic: topic, Key: []byte("a/b"), Value: []byte("payload"),
 		Headers: []kgo.RecordHeader{{Key: "prism-message-id", Value: []byte("1")}, {Key: "twice", Value: []byte("x")}, {Key: "twice", Value: []byte("y")}},
 	})
-	out, err := exec.CommandContext(t.Context(), "kcat", "-b", k.Brokers[0], "-C", "-t", topic, "-e", "-q", "-J").Output()
+	out, err := exec.CommandContext(t.Context(), kcat(t), "-b", k.Brokers[0], "-C", "-t", topic, "-e", "-q", "-J").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +350,7 @@ func TestKafkaRecordsReadByKcat(t *testing.T) {
 	if got.Key != "a/b" || got.Payload != "payload" || !slices.Equal(got.Headers, []string{"prism-message-id", "1", "twice", "x", "twice", "y"}) {
 		t.Errorf("kcat reads %s", out)
 	}
-	cmd := exec.CommandContext(t.Context(), "kcat", "-b", k.Brokers[0], "-P", "-t", topic, "-k", "c", "-H", "h=v", "-X", "enable.idempotence=true")
+	cmd := exec.CommandContext(t.Context(), kcat(t), "-b", k.Brokers[0], "-P", "-t", topic, "-k", "c", "-H", "h=v", "-X", "enable.idempotence=true")
 	cmd.Stdin = strings.NewReader("from kcat\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

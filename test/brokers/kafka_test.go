@@ -200,13 +200,13 @@ func kafkaMemberOpts(group, topic string, more ...kgo.Opt) []kgo.Opt {
 	}, more...)
 }
 
+// kcat returns the path of the client by others.
+func kcat(t *testing.T) string { return servers.Tool(t, "kcat", "kcat") }
+
 // kafkaCat runs kcat until the test ends and returns what it prints.
 func kafkaCat(t *testing.T, args ...string) (stdout, stderr *kafkaText) {
 	t.Helper()
-	path, err := exec.LookPath("kcat")
-	if err != nil {
-		t.Fatal("kcat is needed; run: apt-get install -y --no-install-recommends kcat")
-	}
+	path := kcat(t)
 	stdout, stderr = &kafkaText{}, &kafkaText{}
 	cmd := exec.CommandContext(t.Context(), path, args...)
 	cmd.Stdout, cmd.Stderr = stdout, stderr

@@ -1,9 +1,12 @@
 package servers
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -35,11 +38,21 @@ func Kafka(t testing.TB) *KafkaCluster {
 func KafkaWith(t testing.TB, opts ...kfake.Opt) *KafkaCluster {
 	t.Helper()
 	dir := filepath.Join(privateDir(t), "kafka")
-	k := &KafkaCluster{t: t, opts: append([]kfake.Opt{kfake.NumBrokers(1), kfake.DataDir(dir), kfake.SyncWrites()}, opts...)}
-	k.opts = append(k.opts, kfake.Ports(freePort(t)))
-	k.Start()
-	t.Cleanup(k.Stop)
-	return k
+	all := append([]kfake.Opt{kfake.NumBrokers(1), kfake.DataDir(dir), kfake.SyncWrites()}, opts...)
+	k := &KafkaCluster{t: t}
+	for range 20 {
+		k.opts = append(slices.Clone(all), kfake.Ports(freePort(t)))
+		err := k.start()
+		if err == nil {
+			t.Cleanup(k.Stop)
+			return k
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) { // somebody else was quicker
+			t.Fatalf("kafka: %v", err)
+		}
+	}
+	t.Fatal("kafka: each of 20 free ports was taken before it could be used")
+	return nil
 }
 
 // Stop ends the broker in order; its port refuses connections. It cannot be
@@ -61,9 +74,16 @@ func (k *KafkaCluster) Start() {
 	if k.Fake != nil {
 		return
 	}
-	cluster, err := kfake.NewCluster(k.opts...)
-	if err != nil {
+	if err := k.start(); err != nil {
 		k.t.Fatalf("kafka: %v", err)
 	}
+}
+
+func (k *KafkaCluster) start() error {
+	cluster, err := kfake.NewCluster(k.opts...)
+	if err != nil {
+		return err
+	}
 	k.Fake, k.Brokers = cluster, cluster.ListenAddrs()
+	return nil
 }

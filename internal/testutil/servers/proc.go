@@ -355,6 +355,13 @@ func freePort(t testing.TB) int {
 	return 0
 }
 
+// Tool returns the path of a program that is no server, such as a client that
+// nobody here wrote. It is found or installed as servers are.
+func Tool(t testing.TB, binary string, packages ...string) string {
+	t.Helper()
+	return find(t, spec{binary: binary, packages: packages})
+}
+
 // find returns the path of the server's binary.
 func find(t testing.TB, sp spec) string {
 	t.Helper()
@@ -362,8 +369,11 @@ func find(t testing.TB, sp spec) string {
 		return path
 	}
 	if err := install(sp); err != nil {
-		t.Fatalf("%s is needed and %v; run: apt-get install -y --no-install-recommends %s (or set PRISM_TEST_%s_URL to a running server)",
-			sp.binary, err, strings.Join(sp.packages, " "), strings.ToUpper(sp.name))
+		running := ""
+		if sp.name != "" {
+			running = fmt.Sprintf(" (or set PRISM_TEST_%s_URL to a running server)", strings.ToUpper(sp.name))
+		}
+		t.Fatalf("%s is needed and %v; run: apt-get install -y --no-install-recommends %s%s", sp.binary, err, strings.Join(sp.packages, " "), running)
 	}
 	path := lookup(sp)
 	if path == "" {

@@ -1,0 +1,34 @@
+package files
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// A lock that was given back is free, also while this process starts others,
+// which have copies of its files until they run.
+func TestUnlockBesideProcessesThatStart(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	var starters sync.WaitGroup
+	for range 4 {
+		starters.Go(func() {
+			for ctx.Err() == nil {
+				_ = exec.CommandContext(ctx, "true").Run() // only that it starts matters
+			}
+		})
+	}
+	defer starters.Wait()
+	defer cancel()
+	path := filepath.Join(t.TempDir(), lockName)
+	for i := range 3000 {
+		f, err := lockFile(path)
+		if err != nil {
+			t.Fatalf("after %d times: %v", i, err)
+		}
+		unlock(f)
+	}
+}

@@ -66,7 +66,7 @@ func FuzzMatches(f *testing.F) {
 	f.Add("a-b._", "a-b._")
 	f.Fuzz(func(t *testing.T, filter, subject string) {
 		if !driver.ValidFilter(filter) || !driver.ValidSubject(subject) {
-			t.Skip()
+			return // callers check that
 		}
 		pattern := strings.NewReplacer(".", `\.`, "*", `[^.]+`, ">", `.+`).Replace(filter)
 		want := regexp.MustCompile("^" + pattern + "$").MatchString(subject)

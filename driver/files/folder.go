@@ -3,17 +3,14 @@ package files
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"hash/maphash"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
-	"time"
 
+	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -23,9 +20,6 @@ const (
 	unfinished = "unfinished" // what is being put; swept by the next process
 	spaces     = "spaces"     // a folder for each space, a file for each of its objects
 )
-
-// holder is what the lock file says about who holds it.
-const holder = "pid %d since %s"
 
 // folders knows those of one Driver by their paths, for good: so whoever opens
 // one again waits for those who are closing it.
@@ -136,8 +130,7 @@ func (f *folder) open() error {
 	}
 	err = f.prepare()
 	if err != nil {
-		unlock(lock)
-		return err
+		return errors.Join(err, wrap.UnlockFile(lock))
 	}
 	f.lock = lock
 	return nil
@@ -194,7 +187,7 @@ func (f *folder) shut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.lock != nil {
-		unlock(f.lock)
+		_ = wrap.UnlockFile(f.lock) // there is nobody to tell
 		f.lock = nil
 	}
 }
@@ -232,42 +225,10 @@ func (s *space) make() error {
 
 // lockFile makes this process the only one until the returned file is unlocked.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := wrap.LockFile(path)
+	var held *wrap.HeldError
+	if errors.As(err, &held) {
+		return nil, errs.New(errs.BackendUnavailable, "the folder is open already (%s); one process opens it, and in that one backend", held.By)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = errs.New(errs.BackendUnavailable, "the folder is open already (%s); one process opens it, and in that one backend", heldBy(f))
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if err := f.Truncate(0); err == nil { // a full disk takes nothing from the lock
-		fmt.Fprintf(f, holder+"\n", os.Getpid(), time.Now().UTC().Format(time.RFC3339))
-	}
-	return f, nil
-}
-
-// unlock gives the lock back. Closing the file would not do: a process that is
-// being started at this moment has a copy of it until it runs.
-func unlock(lock *os.File) {
-	_ = lock.Truncate(0) // who looks into it is not told of us
-	_ = syscall.Flock(int(lock.Fd()), syscall.LOCK_UN)
-	_ = lock.Close()
-}
-
-// heldBy returns who holds a lock that was not given.
-func heldBy(f io.Reader) string {
-	text, err := io.ReadAll(io.LimitReader(f, 100))
-	said := strings.TrimSpace(string(text))
-	var pid int
-	var since string
-	if _, bad := fmt.Sscanf(said, holder, &pid, &since); err != nil || bad != nil {
-		return "by an unknown process"
-	}
-	if pid == os.Getpid() {
-		return "by this process since " + since
-	}
-	return "by " + said
+	return f, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"modernc.org/sqlite"
 
+	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -227,7 +228,7 @@ func (s *store) close() error {
 		all = errors.Join(all, s.writer.close())
 	}
 	if s.lock != nil {
-		all = errors.Join(all, unlock(s.lock))
+		all = errors.Join(all, wrap.UnlockFile(s.lock))
 	}
 	return all
 }

@@ -1,4 +1,4 @@
-package files
+package wrap_test
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/prismgw/prism/driver/wrap"
 )
 
 // A lock that was given back is free, also while this process starts others,
@@ -23,12 +25,14 @@ func TestUnlockBesideProcessesThatStart(t *testing.T) {
 	}
 	defer starters.Wait()
 	defer cancel()
-	path := filepath.Join(t.TempDir(), lockName)
+	path := filepath.Join(t.TempDir(), "lock")
 	for i := range 3000 {
-		f, err := lockFile(path)
+		f, err := wrap.LockFile(path)
 		if err != nil {
 			t.Fatalf("after %d times: %v", i, err)
 		}
-		unlock(f)
+		if err := wrap.UnlockFile(f); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -124,6 +124,7 @@ type Conn interface {
 type Backend struct {
 	KV      KV
 	Watcher Watcher // changes of KV; nil where the technology cannot tell them
+	Log     Log
 	PubSub  PubSub
 	Blob    Blob
 

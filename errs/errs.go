@@ -43,6 +43,8 @@ const (
 	NamespaceNotFound
 	PatternNotFound
 	ObjectNotFound
+	TopicNotFound
+	GroupNotFound
 	InvalidField
 	InvalidKey
 	InvalidCursor
@@ -54,6 +56,7 @@ const (
 	OutOfRange
 	WrongType
 	StaleCursor
+	StaleReceipt
 	IdempotencyMismatch
 	Unauthenticated
 	Forbidden
@@ -99,6 +102,8 @@ var table = [reasons]row{
 	NamespaceNotFound:      {"NAMESPACE_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such namespace"},
 	PatternNotFound:        {"PATTERN_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "the namespace has no such pattern"},
 	ObjectNotFound:         {"OBJECT_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such object"},
+	TopicNotFound:          {"TOPIC_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such topic"},
+	GroupNotFound:          {"GROUP_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "the topic has no such group"},
 	InvalidField:           {"INVALID_FIELD", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a field of the request is invalid"},
 	InvalidKey:             {"INVALID_KEY", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a key is 1 to 1,024 bytes of UTF-8 without NUL"},
 	InvalidCursor:          {"INVALID_CURSOR", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "the cursor is not one that this namespace and prefix gave out; scan from the beginning"},
@@ -110,6 +115,7 @@ var table = [reasons]row{
 	OutOfRange:             {"OUT_OF_RANGE", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the sum does not fit 64 bits"},
 	WrongType:              {"WRONG_TYPE", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the backend holds data of another type under this key"},
 	StaleCursor:            {"STALE_CURSOR", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the cursor is too old, or the backend behind it has changed; scan from the beginning"},
+	StaleReceipt:           {"STALE_RECEIPT", codes.FailedPrecondition, http.StatusConflict, RetryNever, "the message has been delivered again since, or is not this consumer's any more; nothing was settled"},
 	IdempotencyMismatch:    {"IDEMPOTENCY_MISMATCH", codes.FailedPrecondition, http.StatusConflict, RetryNever, "this idempotency key was used for another request; use a new one for each request"},
 	Unauthenticated:        {"UNAUTHENTICATED", codes.Unauthenticated, http.StatusUnauthorized, RetryNever, "the caller is not known"},
 	Forbidden:              {"FORBIDDEN", codes.PermissionDenied, http.StatusForbidden, RetryNever, "the caller may not do this"},

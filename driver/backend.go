@@ -125,6 +125,7 @@ type Backend struct {
 	KV      KV
 	Watcher Watcher // changes of KV; nil where the technology cannot tell them
 	Log     Log
+	Queue   Queue
 	PubSub  PubSub
 	Blob    Blob
 

@@ -7,12 +7,12 @@ import (
 
 // Limits that hold on every Log.
 const (
-	MaxTopic      = 160  // bytes of a topic's or a group's name
-	MaxPartitions = 1024 // of a topic
-	MaxRecordKey  = 1024 // bytes of Record.Key
-	MaxRecordID   = 64   // bytes of Record.ID
-	MaxHeaders    = 64   // of a record
-	MaxHeaderSize = 4096 // bytes of all names and values of a record's headers together
+	MaxTopic      = 160      // bytes of a topic's or a group's name
+	MaxPartitions = 1024     // of a topic
+	MaxRecordKey  = 1024     // bytes of Record.Key
+	MaxRecordID   = 64       // bytes of Record.ID
+	MaxHeaders    = 64       // of a record
+	MaxHeaderSize = 16 << 10 // bytes of all names and values of a record's headers together
 )
 
 // Log is the primitive of messages that are kept: topics with partitions, in

@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -186,11 +187,18 @@ func DecodeStrict(raw json.RawMessage, v any) error {
 	return nil
 }
 
-// A Duration is a time.Duration that options write as text, such as "250ms".
+// A Duration is a time.Duration that options write as text, such as "250ms", or
+// as days: "30d".
 type Duration time.Duration
 
 // UnmarshalText reads what time.ParseDuration reads.
 func (d *Duration) UnmarshalText(text []byte) error {
+	if days, ok := strings.CutSuffix(string(text), "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			*d = Duration(n) * Duration(24*time.Hour)
+			return nil
+		}
+	}
 	v, err := time.ParseDuration(string(text))
 	if err != nil {
 		return fmt.Errorf("%q is no duration; write one such as 250ms or 10s", text)

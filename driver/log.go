@@ -40,8 +40,9 @@ type TopicSpec struct {
 	Name string
 
 	// Physical is the technology's own name of a topic that other programs
-	// made: it is used as it is, never made, and Partitions may be 0, as many
-	// as it has. Where there is none, that is errs.TopicNotFound.
+	// made: it is used as it is and never made. Partitions may be 0, as many as
+	// it has, and what is deleted of it is its owner's affair: the fields below
+	// are zero. Where there is none, that is errs.TopicNotFound.
 	Physical string
 
 	Partitions int // "partitions"; a topic may have more of them, which Topic.Partitions tells
@@ -190,6 +191,11 @@ type JoinRequest struct {
 	// At is where a member without a group begins in these partitions, whatever
 	// Start says.
 	At []Target
+
+	// Buffer is about how many bytes of records are on their way to a member
+	// that does not take them; 0 is FetchBytes. One record of each partition
+	// always may be.
+	Buffer int
 }
 
 // A Member reads the partitions that it owns. A partition is owned by one
@@ -238,8 +244,7 @@ const (
 	// LeaveTime is how long after Leaving a partition is taken away.
 	LeaveTime = 5 * time.Second
 
-	// FetchBytes is about how many bytes of records are on their way to a member
-	// that does not take them. One record of each partition always may be.
+	// FetchBytes is JoinRequest.Buffer unless it says otherwise.
 	FetchBytes = 4 << 20
 )
 
@@ -340,6 +345,24 @@ func ValidTopic(s string) bool {
 		}
 	}
 	return true
+}
+
+// ValidHeader reports whether a record can be appended with the header.
+func ValidHeader(h Header) bool {
+	if h.Name == "" || h.Name[0] < 'a' || h.Name[0] > 'z' {
+		return false
+	}
+	for i := range len(h.Name) {
+		if c := h.Name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	for i := range len(h.Value) {
+		if c := h.Value[i]; c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return h.Value == "" || h.Value[0] != ' ' && h.Value[len(h.Value)-1] != ' '
 }
 
 // PartitionOf returns the partition of a key among so many, as the producers of

@@ -57,9 +57,12 @@ func NewBreaker(backend string, changed func(open bool)) *Breaker {
 }
 
 // KV returns kv behind the breaker.
-func (b *Breaker) KV(kv driver.KV) driver.KV {
-	return &guarded{KV: kv, severe: unwell, enter: b.enter}
-}
+func (b *Breaker) KV(kv driver.KV) driver.KV { return &guarded{kv, b.guard()} }
+
+// PubSub returns ps behind the breaker. What subscriptions bring passes freely.
+func (b *Breaker) PubSub(ps driver.PubSub) driver.PubSub { return &guardedPubSub{ps, b.guard()} }
+
+func (b *Breaker) guard() guard { return guard{enter: b.enter, severe: unwell} }
 
 // enter lets a call through, or says why not.
 func (b *Breaker) enter(context.Context) (func(error), error) {

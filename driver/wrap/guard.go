@@ -6,14 +6,19 @@ import (
 	"github.com/prismgw/prism/driver"
 )
 
-// guarded asks before each call whether it may be made, and tells how it went,
+// guard is asked before each call whether it may be made, and told how it went,
 // also if it ends in a panic: the places and the breaker are everybody's.
-type guarded struct {
-	driver.KV
+type guard struct {
 	// enter lets a call through, or says why not. leave gets the outcome; of
 	// a batch, the first that severe picks, or else none.
 	enter  func(ctx context.Context) (leave func(outcome error), err error)
 	severe func(err error) bool
+}
+
+// guarded is a KV behind a guard.
+type guarded struct {
+	driver.KV
+	guard
 }
 
 func (k *guarded) Get(ctx context.Context, key string, want driver.Want) (e driver.Entry, err error) {
@@ -60,7 +65,7 @@ func (k *guarded) Scan(ctx context.Context, r driver.ScanRequest) (p driver.Page
 	return p, err
 }
 
-func (k *guarded) worst(n int, outcome func(int) error) error {
+func (k *guard) worst(n int, outcome func(int) error) error {
 	for i := range n {
 		if err := outcome(i); err != nil && k.severe(err) {
 			return err

@@ -18,9 +18,14 @@ func NewLimiter(n int) *Limiter { return &Limiter{places: make(chan struct{}, n)
 
 // KV returns kv behind the limiter. Calls over the limit wait until there is a
 // place or their context ends.
-func (l *Limiter) KV(kv driver.KV) driver.KV {
+func (l *Limiter) KV(kv driver.KV) driver.KV { return &guarded{kv, l.guard()} }
+
+// PubSub is KV for a PubSub. A subscription that stands takes no place.
+func (l *Limiter) PubSub(ps driver.PubSub) driver.PubSub { return &guardedPubSub{ps, l.guard()} }
+
+func (l *Limiter) guard() guard {
 	leave := func(error) { <-l.places }
-	return &guarded{KV: kv, severe: func(error) bool { return false }, enter: func(ctx context.Context) (func(error), error) {
+	return guard{severe: func(error) bool { return false }, enter: func(ctx context.Context) (func(error), error) {
 		return leave, l.enter(ctx)
 	}}
 }

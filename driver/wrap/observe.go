@@ -13,8 +13,8 @@ import (
 // An Observer is told of every call to a backend when it has ended. It may be
 // called from several goroutines and must be quick.
 type Observer interface {
-	// Observe gets the method ("get", "get_many", "apply", "scan"), how many
-	// operations it carried, when it began, and the errors among its
+	// Observe gets the method ("get", "get_many", "apply", "scan"; "publish",
+	// "subscribe"), how many operations it carried, when it began, and the errors among its
 	// outcomes, which are none of the caller's making (see Failure).
 	Observe(ctx context.Context, method string, operations int, began time.Time, failures []error)
 }
@@ -35,11 +35,16 @@ func Failure(err error) bool {
 // Observe tells o of every call to kv, and gives errors that nobody foresaw the
 // name of the backend and the method, for the log.
 func Observe(kv driver.KV, backend string, o Observer) driver.KV {
-	return &observed{KV: kv, backend: backend, observer: o}
+	return &observed{kv, observation{backend, o}}
 }
 
 type observed struct {
 	driver.KV
+	observation
+}
+
+// observation is what an observer's calls have in common.
+type observation struct {
 	backend  string
 	observer Observer
 }
@@ -78,13 +83,13 @@ func (k *observed) Scan(ctx context.Context, r driver.ScanRequest) (driver.Page,
 	return p, err
 }
 
-func (k *observed) one(ctx context.Context, method string, began time.Time, err *error) {
+func (k *observation) one(ctx context.Context, method string, began time.Time, err *error) {
 	k.observer.Observe(ctx, method, 1, began, k.named(nil, method, err))
 }
 
 // named adds an error to the failures if it is one, with its origin if it has
 // no reason of its own.
-func (k *observed) named(failures []error, method string, err *error) []error {
+func (k *observation) named(failures []error, method string, err *error) []error {
 	if *err == nil || !Failure(*err) {
 		return failures
 	}

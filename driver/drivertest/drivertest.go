@@ -27,7 +27,7 @@
 // gives a Config whose URL or Dir names them, in t.TempDir().
 //
 // RunBlob is the same for the primitive Blob, which a technology may have beside
-// KV or alone.
+// KV or alone, as are RunPubSub and RunLog for theirs.
 //
 // With PRISM_MATRIX_DIR set, a run that passes writes what it found to
 // <Name>.json in that folder; docs/backends.md is made of those files.
@@ -38,6 +38,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prismgw/prism/driver"
 )
@@ -58,6 +59,10 @@ type Harness struct {
 	// that reaches it. What it makes stays there until tb's cleanup, since a
 	// connection answers for all that was adopted on it. nil: Prism's own layout.
 	Layout func(tb testing.TB, c driver.Config) json.RawMessage
+
+	// Topic makes a topic in the backend that c opens, as another program
+	// would; RunLog asks for it. nil: there are no topics of others.
+	Topic func(tb testing.TB, c driver.Config, partitions int) ForeignTopic
 
 	// Persistent says that data is still there when all connections have been
 	// closed and one is opened again.
@@ -144,6 +149,9 @@ type suite struct {
 	watch  bool // whether the technology has a Watcher
 	blob   driver.BlobGuarantees
 	pubsub driver.PubSubGuarantees
+	log    driver.LogGuarantees
+	due    time.Duration // how long checks of Log wait for what a member is due
+	queue  driver.QueueGuarantees
 
 	mu      sync.Mutex // guards results
 	results []result

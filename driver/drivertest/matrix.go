@@ -32,6 +32,8 @@ type matrix struct {
 	Watcher    bool                     `json:"watcher"`
 	Blob       *driver.BlobGuarantees   `json:"blob,omitempty"`
 	PubSub     *driver.PubSubGuarantees `json:"pubsub,omitempty"`
+	Log        *driver.LogGuarantees    `json:"log,omitempty"`
+	Queue      *driver.QueueGuarantees  `json:"queue,omitempty"`
 }
 
 func (s *suite) record(name, what, reason string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -274,8 +275,10 @@ func pubsubOrder(e *env) {
 	t := e.topics()
 	const each = 500
 	l := t.listen(">")
+	var publishers sync.WaitGroup
+	defer publishers.Wait() // a message can come before its publisher has the answer
 	for _, subject := range []string{"a", "b"} {
-		go func() {
+		publishers.Go(func() {
 			for i := 0; i < each; i += 10 {
 				var batch []driver.Message
 				for k := range 10 {
@@ -285,7 +288,7 @@ func pubsubOrder(e *env) {
 					t.Errorf("publish: %s", describe(err))
 				}
 			}
-		}()
+		})
 	}
 	for _, subject := range []string{"a", "b"} {
 		var want []string

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/driver/memory"
 	"github.com/prismgw/prism/errs"
 )
@@ -26,6 +27,7 @@ type toyRequest struct {
 	Keys  []string
 	Ops   []driver.Op
 	Scan  *driver.ScanRequest
+	Log   *toyLogRequest
 }
 
 type toyAnswer struct {
@@ -34,6 +36,7 @@ type toyAnswer struct {
 	Results []driver.Result
 	Reasons []string // of entries or results, "" where there was no error
 	Page    driver.Page
+	Log     *toyLogAnswer
 }
 
 func toyReason(err error) string {
@@ -60,13 +63,14 @@ type toyServer struct {
 
 	mu       sync.Mutex // guards what follows
 	data     driver.Conn
+	logs     *toyLogs
 	listener net.Listener
 	open     []net.Conn
 	gate     sync.RWMutex // locked while paused
 }
 
 func newToyServer(tb testing.TB, forgets bool) *toyServer {
-	s := &toyServer{tb: tb, addr: "127.0.0.1:0", forgets: forgets, data: newToyData(tb)}
+	s := &toyServer{tb: tb, addr: "127.0.0.1:0", forgets: forgets, data: newToyData(tb), logs: &toyLogs{}}
 	s.Start()
 	tb.Cleanup(s.Kill)
 	return s
@@ -110,9 +114,10 @@ func (s *toyServer) Kill() {
 	for _, c := range s.open {
 		_ = c.Close()
 	}
+	s.logs.killed()
 	s.open = nil
 	if s.forgets {
-		s.data = newToyData(s.tb)
+		s.data, s.logs = newToyData(s.tb), &toyLogs{}
 	}
 }
 
@@ -139,6 +144,12 @@ func (s *toyServer) serve(c net.Conn) {
 
 func (s *toyServer) answer(r *toyRequest) (a toyAnswer) {
 	r.Space.Layout = nil // JSON makes null of it
+	if a.ID = r.ID; r.Log != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		a.Log = s.logs.answer(r.Space.Namespace, r.Log)
+		return a
+	}
 	s.mu.Lock()
 	b, err := s.data.Space(r.Space)
 	s.mu.Unlock()
@@ -146,7 +157,6 @@ func (s *toyServer) answer(r *toyRequest) (a toyAnswer) {
 		s.tb.Error(err)
 		return a
 	}
-	a.ID = r.ID
 	for _, key := range r.Keys {
 		e, err := b.KV.Get(context.Background(), key, driver.WithExpiry)
 		a.Entries, a.Reasons = append(a.Entries, e), append(a.Reasons, toyReason(err))
@@ -175,6 +185,7 @@ type toyFaults struct {
 	opensNow      bool // connects in Open
 	forgets       bool // the server forgets what it acknowledged
 	saysInternal  bool // says Internal whatever happens
+	log           toyLogFaults
 }
 
 func toyDriver(f toyFaults) driver.Driver {
@@ -200,6 +211,8 @@ type toyConn struct {
 	link *toyLink
 	last int // id
 	dead bool
+
+	members groups.Members
 }
 
 // toyLink is one connection to the server.
@@ -212,7 +225,7 @@ type toyLink struct {
 }
 
 func (t *toyConn) Space(s driver.Space) (driver.Backend, error) {
-	return driver.Backend{KV: &toyKV{t, s}}, nil
+	return driver.Backend{KV: &toyKV{t, s}, Log: &toyLog{t, s}}, nil
 }
 
 func (t *toyConn) Ping(ctx context.Context) error {
@@ -221,6 +234,7 @@ func (t *toyConn) Ping(ctx context.Context) error {
 }
 
 func (t *toyConn) Close() error {
+	t.members.Close()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dead = true
@@ -405,6 +419,7 @@ func toyHarness(tb testing.TB, f toyFaults) *Harness {
 		Name: "toy", Driver: toyDriver(f), Config: config(shared.addr), Persistent: true,
 		Server: func(tb testing.TB) Server {
 			s := newToyServer(tb, f.forgets)
+			s.logs.faults = f.log
 			return Server{Process: s, Addr: s.addr, Config: config}
 		},
 	}

@@ -2,10 +2,12 @@ package memory
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
@@ -21,7 +23,10 @@ type conn struct {
 	data     *data
 	names    *names
 	settings settings
+	log      *slog.Logger
 	closed   atomic.Bool
+	members  groups.Members
+	ended    chan struct{} // closed by Close
 
 	mu        sync.Mutex            // guards listeners
 	listeners map[listener]struct{} // those to end on Close
@@ -42,7 +47,9 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	return driver.Backend{
 		KV:      kv,
 		Watcher: kv,
+		Log:     &log{conn: c, topics: c.data.topicsOf(s.Namespace), name: s.Namespace},
 		PubSub:  &pubsub{conn: c, space: space},
+		Queue:   &tasks{conn: c, lines: c.data.linesOf(s.Namespace)},
 		Blob:    &blob{conn: c, space: space},
 		Extent:  driver.Extent{Container: c.settings.name, Prefix: wrap.KeyPrefix(s)},
 	}, nil
@@ -61,9 +68,11 @@ func (c *conn) Close() error {
 	listeners := c.listeners
 	c.listeners = nil
 	c.mu.Unlock()
+	close(c.ended)
 	for l := range listeners {
 		l.End(errs.BackendUnavailable)
 	}
+	c.members.Close()
 	c.names.release(c.data)
 	return nil
 }

@@ -2,6 +2,8 @@ package memory
 
 import (
 	"hash/maphash"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,8 +27,10 @@ type data struct {
 	seed  maphash.Seed
 	users int // guarded by names.mu
 
-	mu     sync.RWMutex // guards spaces
+	mu     sync.RWMutex // guards what follows
 	spaces map[spaceName]*space
+	topics map[string]*topics // by namespace
+	lines  map[string]*lines  // by namespace
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -69,7 +73,7 @@ type entry struct {
 func newData(name string, now func() time.Time) *data {
 	d := &data{
 		name: name, now: now, epoch: newEpoch(), seed: maphash.MakeSeed(),
-		spaces: make(map[spaceName]*space), stop: make(chan struct{}),
+		spaces: make(map[spaceName]*space), topics: make(map[string]*topics), lines: make(map[string]*lines), stop: make(chan struct{}),
 	}
 	d.done.Go(d.sweep)
 	return d
@@ -93,6 +97,36 @@ func (d *data) space(s driver.Space) *space {
 		d.spaces[name] = sp
 	}
 	return sp
+}
+
+// topicsOf returns the topics of a namespace, which its spaces share.
+func (d *data) topicsOf(namespace string) *topics {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t := d.topics[namespace]
+	if t == nil {
+		t = &topics{byName: make(map[string]*topic)}
+		d.topics[namespace] = t
+	}
+	return t
+}
+
+// linesOf returns the queues of a namespace.
+func (d *data) linesOf(namespace string) *lines {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ls := d.lines[namespace]
+	if ls == nil {
+		ls = &lines{queues: make(map[string]*line)}
+		d.lines[namespace] = ls
+	}
+	return ls
+}
+
+func (d *data) allLines() []*lines {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return slices.Collect(maps.Values(d.lines))
 }
 
 func (s *space) shard(key string) *shard {
@@ -119,7 +153,24 @@ func (d *data) sweep() {
 		for _, s := range d.all() {
 			s.sweep()
 		}
+		for _, t := range d.allTopics() {
+			if !d.closing() {
+				t.sweep()
+			}
+		}
+		for _, ls := range d.allLines() {
+			ls.sweep(d.now().UnixNano())
+		}
 	}
+}
+
+func (d *data) allTopics() (all []*topic) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, t := range d.topics {
+		all = append(all, t.all()...)
+	}
+	return all
 }
 
 func (d *data) all() []*space {

@@ -1,6 +1,7 @@
-// Package memory keeps keys, values and objects in the memory of this process. It is the
-// reference implementation of the primitives, what tests use instead of a fake,
-// and a real store for data that may be lost. Nothing is written anywhere.
+// Package memory keeps keys, values, objects, messages and tasks in the memory of this
+// process. It is the reference implementation of the primitives, what tests use
+// instead of a fake, and a real store for data that may be lost. Nothing is
+// written anywhere.
 //
 // Its url is "memory:" for data of its own, or "memory://name" for data that
 // all connections with that name share, as long as one of them is open.
@@ -38,7 +39,7 @@ func Driver() driver.Driver {
 			if err != nil {
 				return nil, err
 			}
-			return &conn{data: named.take(s.name, c.Clock()), names: named, settings: s}, nil
+			return &conn{data: named.take(s.name, c.Clock()), names: named, settings: s, log: c.Logger(), ended: make(chan struct{})}, nil
 		},
 	}
 }

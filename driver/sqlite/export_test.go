@@ -44,3 +44,6 @@ func (p *pragma) remove(tx *transaction, _ string) (err error) {
 
 // Readers returns how many links for reading are open.
 func Readers(c driver.Conn) int { return c.(*conn).file.writer.store.Load().readers }
+
+// PickTasks is the statement that finds the tasks to lease.
+var PickTasks = pickTasks.sql

@@ -1,6 +1,10 @@
 package sqlite
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/prismgw/prism/driver/wrap"
+)
 
 // file is what the connections of one process to one SQLite file share, so that
 // a configuration can be reloaded while the connections of the one before are
@@ -9,7 +13,8 @@ type file struct {
 	key      fileKey
 	writer   *writer
 	watchers hub
-	users    int // guarded by files.mu
+	bell     wrap.Bell[queueName] // rings for tasks
+	users    int                  // guarded by files.mu
 
 	mu      sync.Mutex // guards adopted
 	adopted map[layout]*adopted
@@ -74,5 +79,5 @@ func (f *file) adopt(l layout) *adopted {
 }
 
 func (fs *files) connect(s *settings) *conn {
-	return &conn{settings: s, files: fs, file: fs.take(s), adopted: make(map[*adopted]struct{})}
+	return &conn{settings: s, files: fs, file: fs.take(s), ended: make(chan struct{}), adopted: make(map[*adopted]struct{})}
 }

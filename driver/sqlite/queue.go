@@ -16,6 +16,8 @@ type request struct {
 	onces   []driver.Once
 	values  []byte // of the ops
 	results []driver.Result
+	job     job   // in the place of ops: one call of a Queue
+	failed  error // why nothing of the job was done
 	probe   bool  // take SQLite's write lock even if there is nothing to write
 	err     error // why nothing of it was done
 
@@ -23,6 +25,20 @@ type request struct {
 
 	next, prev *request // guarded by queue.mu, like:
 	queued     bool
+}
+
+// A job is carried out in the transaction of a group. It holds copies of all it
+// needs.
+type job interface {
+	// do carries it out. It is called again if the transaction was rolled
+	// back for the sake of others. An error of SQLite is returned as it is.
+	do(tx *transaction) error
+
+	// tell tells others of it, before the caller is answered.
+	tell()
+
+	// weight is how many operations it is as good as, and of how many bytes.
+	weight() (ops, bytes int)
 }
 
 // decided is the kind of an operation whose result is final before the
@@ -86,7 +102,9 @@ func (r *request) recycle() {
 
 // answer hands the request back to its caller, if that is still there.
 func (r *request) answer(err error) {
-	r.err = err
+	if r.err = err; err == nil {
+		r.err = r.failed
+	}
 	r.done <- struct{}{}
 }
 
@@ -194,6 +212,10 @@ func (q *queue) take(group []*request) []*request {
 		group = append(group, r)
 		ops += len(r.ops)
 		bytes += len(r.values)
+		if r.job != nil {
+			n, size := r.job.weight()
+			ops, bytes = ops+n, bytes+size
+		}
 	}
 	return group
 }
@@ -204,7 +226,7 @@ func (q *queue) takeOpeners(group []*request) []*request {
 	defer q.mu.Unlock()
 	for r := q.first; r != nil; {
 		next := r.next
-		if len(r.ops) == 0 && !r.probe {
+		if len(r.ops) == 0 && r.job == nil && !r.probe {
 			q.unlink(r)
 			group = append(group, r)
 		}

@@ -44,10 +44,50 @@ CREATE TABLE prism_once (
 CREATE INDEX prism_once_expires ON prism_once (expires_at);
 `
 
+// queueSchema is the number of the tables of queues, which are made where they
+// are missing: files of before have none.
+const queueSchema = 1
+
+// createQueues makes the tables of queues. What a lease changes is in no index,
+// and not in one row with the value, which would be written again with it. Tasks
+// that are delayed are in the one index, all others in the other one.
+const createQueues = `
+CREATE TABLE prism_queue (
+	position     INTEGER PRIMARY KEY AUTOINCREMENT,
+	namespace    TEXT NOT NULL,
+	queue        TEXT NOT NULL,
+	priority     INTEGER NOT NULL,
+	due_at       INTEGER,
+	leased_until INTEGER NOT NULL,
+	attempt      INTEGER NOT NULL,
+	receipt      BLOB,
+	first_at     INTEGER NOT NULL,
+	enqueued_at  INTEGER NOT NULL,
+	id           TEXT NOT NULL
+) STRICT;
+CREATE INDEX prism_queue_ready ON prism_queue (namespace, queue, priority DESC) WHERE due_at IS NULL;
+CREATE INDEX prism_queue_due ON prism_queue (namespace, queue, due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE prism_queue_body (
+	position INTEGER PRIMARY KEY,
+	headers  BLOB NOT NULL,
+	value    BLOB NOT NULL
+) STRICT;
+CREATE TABLE prism_queue_id (
+	namespace  TEXT NOT NULL,
+	queue      TEXT NOT NULL,
+	id         TEXT NOT NULL,
+	expires_at INTEGER NOT NULL,
+	PRIMARY KEY (namespace, queue, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX prism_queue_id_expires ON prism_queue_id (expires_at);
+INSERT INTO prism_schema VALUES ('queue', %d);
+`
+
 var (
 	encoding      = query{"PRAGMA encoding"}
 	schemaExists  = query{"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'prism_schema'"}
 	schemaVersion = query{"SELECT value FROM prism_schema WHERE name = 'schema'"}
+	queueVersion  = query{"SELECT value FROM prism_schema WHERE name = 'queue'"}
 )
 
 // prepareSchema makes the tables if they are not there, and refuses those of a
@@ -63,17 +103,27 @@ func (l *link) prepareSchema(name string) error {
 		return err
 	}
 	if exists == 0 {
-		return l.script("BEGIN IMMEDIATE;" + fmt.Sprintf(createSchema, schema) + "COMMIT")
+		return l.script("BEGIN IMMEDIATE;" + fmt.Sprintf(createSchema+createQueues, schema, queueSchema) + "COMMIT")
 	}
-	found, err := l.number(&schemaVersion)
+	if found, err := l.number(&schemaVersion); err != nil || found != schema {
+		return otherSchema(name, "schema", found, schema, err)
+	}
+	found, err := l.number(&queueVersion)
+	if err == nil && found == 0 {
+		return l.script("BEGIN IMMEDIATE;" + fmt.Sprintf(createQueues, queueSchema) + "COMMIT")
+	}
+	if err != nil || found != queueSchema {
+		return otherSchema(name, "schema of queues", found, queueSchema, err)
+	}
+	return nil
+}
+
+func otherSchema(name, what string, found int64, known int, err error) error {
 	if err != nil {
 		return err
 	}
-	if found != schema {
-		return errs.New(errs.BackendUnavailable,
-			"backend %s: the SQLite file has schema %d and this Prism knows %d; use the Prism that wrote it or a newer one", name, found, schema)
-	}
-	return nil
+	return errs.New(errs.BackendUnavailable,
+		"backend %s: the SQLite file has %s %d and this Prism knows %d; use the Prism that wrote it or a newer one", name, what, found, known)
 }
 
 // versionBlock is how many versions are reserved at once. Those that are not

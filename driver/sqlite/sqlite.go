@@ -1,4 +1,4 @@
-// Package sqlite keeps keys and values in one SQLite file: the embedded store
+// Package sqlite keeps keys, values and tasks in one SQLite file: the embedded store
 // that survives power loss and needs no server. Writes of all callers that come
 // together share one transaction and one fsync; reads go beside them.
 //
@@ -64,6 +64,7 @@ type conn struct {
 	files    *files
 	file     *file
 	closed   atomic.Bool
+	ended    chan struct{} // closed by Close
 
 	mu      sync.Mutex // guards adopted
 	adopted map[*adopted]struct{}
@@ -72,10 +73,11 @@ type conn struct {
 // Space returns Prism's own table, or the adopted one that the layout names.
 func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	sp := &space{conn: c, id: wrap.KeyPrefix(s), ack: acks[c.settings.synchronous]}
+	queues := &queues{conn: c, namespace: s.Namespace, ack: sp.ack}
 	if len(s.Layout) == 0 {
 		sp.table = newNative(s)
 		extent := driver.Extent{Container: c.settings.path + "#" + nativeTable, Prefix: sp.id}
-		return driver.Backend{KV: sp, Watcher: sp, Extent: extent}, nil
+		return driver.Backend{KV: sp, Watcher: sp, Queue: queues, Extent: extent}, nil
 	}
 	l, err := parseLayout(s.Layout)
 	if err != nil {
@@ -87,7 +89,7 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	sp.id += l.String()
 	// There is no Watcher: other programs write to the table as well, and
 	// nobody tells of that.
-	return driver.Backend{KV: sp, Extent: driver.Extent{Container: c.settings.path + "#" + l.folded()}}, nil
+	return driver.Backend{KV: sp, Queue: queues, Extent: driver.Extent{Container: c.settings.path + "#" + l.folded()}}, nil
 }
 
 // remember lets Ping look at an adopted table.
@@ -140,6 +142,7 @@ func (c *conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
+	close(c.ended)
 	c.file.watchers.end(c, errClosed)
 	c.files.release(c.file)
 	return nil

@@ -273,6 +273,11 @@ func (w *writer) execute(tx *transaction) (harm, error) {
 		if r.space != nil {
 			tx.now = r.space.conn.settings.now()
 		}
+		if r.job != nil && r.failed == nil {
+			if h, err := w.carryOutJob(tx, r); h != harmless {
+				return h, err
+			}
+		}
 		for i := range r.ops {
 			op := &r.ops[i]
 			if op.Kind == decided {
@@ -294,6 +299,25 @@ func (w *writer) execute(tx *transaction) (harm, error) {
 				return poisoned, err
 			}
 		}
+	}
+	return harmless, nil
+}
+
+// carryOutJob carries out the job of a request. It returns an error only if that
+// harms the others; the job has failed then, unless the harm is fatal.
+func (w *writer) carryOutJob(tx *transaction, r *request) (harm, error) {
+	before := tx.writes
+	err := r.job.do(tx)
+	if err == nil {
+		return harmless, nil
+	}
+	h := harmOf(err)
+	if h == fatal {
+		return fatal, err
+	}
+	r.failed = explain(w.name, err)
+	if h == poisoned || tx.writes != before {
+		return poisoned, err
 	}
 	return harmless, nil
 }
@@ -326,6 +350,11 @@ func (w *writer) commit(tx *transaction) error {
 
 // tell tells the watchers before the callers are answered.
 func (w *writer) tell() {
+	for _, r := range w.group {
+		if r.job != nil && r.failed == nil {
+			r.job.tell()
+		}
+	}
 	if w.watchers.count.Load() == 0 {
 		return
 	}
@@ -363,6 +392,10 @@ var sweeps = [...]struct{ find, remove query }{
 	{
 		query{"SELECT count(*) FROM (SELECT 1 FROM prism_once INDEXED BY prism_once_expires WHERE expires_at <= ? LIMIT 1)"},
 		query{"DELETE FROM prism_once WHERE (space, token) IN (SELECT space, token FROM prism_once INDEXED BY prism_once_expires WHERE expires_at <= ? LIMIT ?)"},
+	},
+	{
+		query{"SELECT count(*) FROM (SELECT 1 FROM prism_queue_id INDEXED BY prism_queue_id_expires WHERE expires_at <= ? LIMIT 1)"},
+		query{"DELETE FROM prism_queue_id WHERE (namespace, queue, id) IN (SELECT namespace, queue, id FROM prism_queue_id INDEXED BY prism_queue_id_expires WHERE expires_at <= ? LIMIT ?)"},
 	},
 }
 

@@ -88,7 +88,7 @@ func (s *kv) statements(ctx context.Context, pc *pgx.Conn) (*statements, error) 
 // forgetTable makes the next use look at the tables anew.
 func (s *kv) forgetTable() {
 	s.table.Store(nil)
-	s.c.schemaReady.Store(false)
+	s.c.kvTables.ready.Store(false)
 }
 
 const describeQuery = `SELECT c.relkind, k.atttypid::regtype, COALESCE(l.collisdeterministic, true), v.atttypid::regtype, v.attgenerated <> '', EXISTS (

@@ -23,7 +23,8 @@ const maxMessage = 256 << 20
 
 // options are the driver's own options.
 type options struct {
-	// MaxConnections is the most connections to the server, 1 to 1000.
+	// MaxConnections is the most connections to the server, 1 to 1000. Who
+	// waits for tasks adds one, which all share, that hears of them.
 	MaxConnections int `json:"max_connections"`
 	// Flights is how many round trips one space may have under way for reads,
 	// and as many for writes; what comes meanwhile goes together in the next.
@@ -269,7 +270,8 @@ func poolConfig(t target, conf *tls.Config, o options) (*pgxpool.Config, error) 
 }
 
 // runtimeParams are the settings each connection starts with. Plans are made
-// once, for the primary key, however small the table was at that moment.
+// once, for the indexes, however small the table was at that moment; what is
+// joined is a few rows with a table.
 func runtimeParams(o options) map[string]string {
 	return map[string]string{
 		"application_name":              "prism",
@@ -280,6 +282,8 @@ func runtimeParams(o options) map[string]string {
 		"plan_cache_mode":               "force_generic_plan",
 		"enable_seqscan":                "off",
 		"enable_bitmapscan":             "off",
+		"enable_hashjoin":               "off",
+		"enable_mergejoin":              "off",
 		"jit":                           "off",
 	}
 }

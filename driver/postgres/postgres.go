@@ -1,5 +1,6 @@
 // Package postgres is the driver for PostgreSQL 12 and newer: keys and values
-// in the table prism_kv, or in a table that is already there.
+// in the table prism_kv, or in a table that is already there, and tasks in the
+// table prism_queue.
 //
 // Concurrent calls on one space share round trips and commits: while as many
 // flights are under way as the space may have, further calls queue up and go
@@ -23,7 +24,6 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -54,18 +54,22 @@ type conn struct {
 	pool *pgxpool.Pool
 	own  *statements // of prism_kv
 
+	tasks *queueStatements
+
 	base   context.Context // ends when Close has waited long enough
 	cancel context.CancelFunc
 	stop   chan struct{} // closed by Close: background work ends
 
-	schemaReady atomic.Bool
-	schemaMu    sync.Mutex // held while the schema is being made
+	kvTables    tables
+	queueTables tables
 	sweeping    sync.Once
+	wakes       *wakes // those who wait for tasks
 
 	mu      sync.Mutex // guards the fields below
 	closed  bool
 	running sync.WaitGroup // flights and background work
 	spaces  map[spaceKey]*kv
+	queues  map[string]*queues // by namespace
 }
 
 // spaceKey is what makes two spaces the same.
@@ -86,10 +90,14 @@ func open(cfg driver.Config) (driver.Conn, error) {
 	}
 	c := &conn{
 		name: cfg.Name, where: p.where, opts: p.options, assert: p.asserts, cfg: cfg,
-		stop: make(chan struct{}), spaces: map[spaceKey]*kv{},
+		stop: make(chan struct{}), spaces: map[spaceKey]*kv{}, queues: map[string]*queues{},
 	}
 	c.own = ownStatements(c.opts.Schema)
+	c.kvTables.mark, c.kvTables.version, c.kvTables.ddl = "prism_schema", 1, kvTables
+	c.queueTables.mark, c.queueTables.version, c.queueTables.ddl = "prism_queue_schema", 1, queueTables
 	c.base, c.cancel = context.WithCancel(context.Background())
+	c.wakes = newWakes(c)
+	c.tasks = newQueueStatements(c.opts.Schema, c.wakes.channel)
 	c.pool, err = pgxpool.NewWithConfig(c.base, p.pool) // dials nobody: it keeps no minimum of connections
 	if err != nil {
 		return nil, errs.Wrap(err, errs.InvalidConfiguration, "backend %q cannot be opened", cfg.Name)
@@ -109,7 +117,10 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	if c.spaces[k] == nil {
 		c.spaces[k] = newKV(c, k)
 	}
-	return driver.Backend{KV: c.spaces[k], Extent: c.extent(k)}, nil
+	if c.queues[s.Namespace] == nil {
+		c.queues[s.Namespace] = newQueues(c, s.Namespace)
+	}
+	return driver.Backend{KV: c.spaces[k], Queue: c.queues[s.Namespace], Extent: c.extent(k)}, nil
 }
 
 func (c *conn) extent(k spaceKey) driver.Extent {
@@ -154,6 +165,7 @@ func (c *conn) Close() error {
 		return nil
 	}
 	close(c.stop)
+	c.wakes.end()
 	late := time.AfterFunc(closeGrace, c.cancel)
 	c.running.Wait()
 	late.Stop()

@@ -184,6 +184,13 @@ func TestOnOneServer(t *testing.T) {
 		"adopted-null":      adoptedNull,
 		"adopted-changes":   adoptedChanges,
 		"adopted-once":      adoptedOnce,
+		"queue-tables":      queueTablesByThemselves,
+		"queue-refused":     queueRefusesAlone,
+		"queue-lock":        queueLockedIDFailsAlone,
+		"queue-plans":       queuePlans,
+		"queue-ids":         queueIDsAreForgotten,
+		"queue-notify":      queueNotifies,
+		"queue-listen":      queueListensAgain,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

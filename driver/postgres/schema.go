@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,18 +15,24 @@ import (
 	"github.com/prismgw/prism/errs"
 )
 
-// schemaVersion is the version of the tables below. A change of them comes
-// with a step from each version before.
-const schemaVersion = 1
+// tables are what a primitive needs, made when it is used first. A change of
+// them gets the next version and comes with a step from each version before.
+type tables struct {
+	mark    string // the table that tells the version
+	version int
+	ddl     func(schema string) []string
+
+	ready atomic.Bool
+	mu    sync.Mutex // held while they are being made
+}
 
 // schemaLock keeps proxies that make the tables at the same time apart.
 const schemaLock = 0x505249534d // "PRISM"
 
-// ddl returns the statements that make Prism's tables.
-func ddl(schema string) []string {
+// kvTables returns the statements that make the tables of KV.
+func kvTables(schema string) []string {
 	s := quote(schema)
 	return []string{
-		`CREATE TABLE IF NOT EXISTS ` + s + `.prism_schema (one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL)`,
 		`CREATE SEQUENCE IF NOT EXISTS ` + s + `.prism_version AS bigint`,
 		`CREATE TABLE IF NOT EXISTS ` + s + `.prism_kv (namespace text COLLATE "C" NOT NULL, pattern text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, ` +
 			`value bytea NOT NULL, version bigint NOT NULL, expires_at timestamptz, PRIMARY KEY (namespace, pattern, key))`,
@@ -32,42 +40,53 @@ func ddl(schema string) []string {
 		`CREATE TABLE IF NOT EXISTS ` + s + `.prism_once (namespace text COLLATE "C" NOT NULL, pattern text COLLATE "C" NOT NULL, token bytea NOT NULL, ` +
 			`digest bytea NOT NULL, kept_until timestamptz NOT NULL, settled boolean NOT NULL, version text, number bigint, expires_at timestamptz, PRIMARY KEY (namespace, pattern, token))`,
 		`CREATE INDEX IF NOT EXISTS prism_once_kept_until ON ` + s + `.prism_once (kept_until)`,
-		`INSERT INTO ` + s + `.prism_schema (version) VALUES (` + strconv.Itoa(schemaVersion) + `) ON CONFLICT DO NOTHING`,
 	}
 }
 
-// ensureSchema makes sure, once, that Prism's tables are there and ours.
+// statements returns the statements that make the tables and mark their version.
+func (t *tables) statements(schema string) []string {
+	mark := quote(schema) + "." + t.mark
+	all := []string{`CREATE TABLE IF NOT EXISTS ` + mark + ` (one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL)`}
+	all = append(all, t.ddl(schema)...)
+	return append(all, `INSERT INTO `+mark+` (version) VALUES (`+strconv.Itoa(t.version)+`) ON CONFLICT DO NOTHING`)
+}
+
+// ensureSchema makes sure, once, that the tables of KV are there and ours.
 func (c *conn) ensureSchema(ctx context.Context, pc *pgx.Conn) error {
-	if c.schemaReady.Load() {
+	return c.ensure(ctx, pc, &c.kvTables)
+}
+
+func (c *conn) ensure(ctx context.Context, pc *pgx.Conn, t *tables) error {
+	if t.ready.Load() {
 		return nil
 	}
-	c.schemaMu.Lock()
-	defer c.schemaMu.Unlock()
-	if c.schemaReady.Load() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ready.Load() {
 		return nil
 	}
-	version, err := c.readSchema(ctx, pc)
+	version, err := c.readSchema(ctx, pc, t)
 	if err == nil && version == 0 {
-		if err = c.createSchema(ctx, pc); err == nil {
-			version, err = c.readSchema(ctx, pc)
+		if err = c.createSchema(ctx, pc, t); err == nil {
+			version, err = c.readSchema(ctx, pc, t)
 		}
 	}
 	if err != nil {
 		return c.failure(err, false)
 	}
-	if version != schemaVersion {
+	if version != t.version {
 		return errs.New(errs.InvalidConfiguration,
 			"backend %q: the tables in schema %q are of version %d and this Prism knows version %d; run a newer Prism, or name another schema in options.schema",
-			c.name, c.opts.Schema, version, schemaVersion)
+			c.name, c.opts.Schema, version, t.version)
 	}
-	c.schemaReady.Store(true)
+	t.ready.Store(true)
 	c.sweeping.Do(c.startSweeping)
 	return nil
 }
 
 // readSchema returns the version of the tables, 0 if there are none.
-func (c *conn) readSchema(ctx context.Context, pc *pgx.Conn) (int, error) {
-	name := quote(c.opts.Schema) + ".prism_schema"
+func (c *conn) readSchema(ctx context.Context, pc *pgx.Conn, t *tables) (int, error) {
+	name := quote(c.opts.Schema) + "." + t.mark
 	rows, err := ask(ctx, pc, `SELECT current_setting('server_encoding'), to_regclass(`+literal(name)+`)`)
 	if err != nil {
 		return 0, err
@@ -86,12 +105,12 @@ func (c *conn) readSchema(ctx context.Context, pc *pgx.Conn) (int, error) {
 }
 
 // createSchema makes the tables in one transaction, one proxy at a time.
-func (c *conn) createSchema(ctx context.Context, pc *pgx.Conn) error {
+func (c *conn) createSchema(ctx context.Context, pc *pgx.Conn, t *tables) error {
 	rows, err := ask(ctx, pc, `SELECT to_regnamespace(`+literal(quote(c.opts.Schema))+`)`)
 	if err != nil {
 		return err
 	}
-	statements := ddl(c.opts.Schema)
+	statements := t.statements(c.opts.Schema)
 	if rows[0][0] == "" {
 		statements = append([]string{`CREATE SCHEMA IF NOT EXISTS ` + quote(c.opts.Schema)}, statements...)
 	}

@@ -32,6 +32,18 @@ const (
 	pUpper
 	pLimit
 	pBytes
+	pQueue
+	pLease // microseconds
+	pFrom
+	pQueues
+	pIDs
+	pPriorities
+	pDelays // microseconds
+	pHeaders
+	pPositions
+	pTokens
+	pExtends
+	pCounts
 	parameters // how many there are
 )
 
@@ -54,6 +66,19 @@ var parameterTypes = [parameters]struct{ name, kind string }{
 	pUpper:     {"upper", "text"},
 	pLimit:     {"limit", "int8"},
 	pBytes:     {"bytes", "int8"},
+
+	pQueue:      {"queue", "text"},
+	pLease:      {"lease", "int8"},
+	pFrom:       {"from", "int8"},
+	pQueues:     {"queues", "text[]"},
+	pIDs:        {"ids", "text[]"},
+	pPriorities: {"priorities", "int8[]"},
+	pDelays:     {"delays", "int8[]"},
+	pHeaders:    {"headers", "bytea[]"},
+	pPositions:  {"positions", "int8[]"},
+	pTokens:     {"tokens", "bytea[]"},
+	pExtends:    {"extends", "int8[]"},
+	pCounts:     {"counts", "int8[]"},
 }
 
 // values are the parameters of one execution, in binary form.

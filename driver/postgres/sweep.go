@@ -30,10 +30,15 @@ func (c *conn) startSweeping() {
 				return
 			case <-timer.C:
 			}
-			if err := c.sweep(); err != nil {
+			more, err := c.sweep()
+			if err != nil {
 				c.cfg.Logger().Warn("expired rows could not be removed", slog.String("backend", c.name), slog.Any("error", err))
 			}
-			timer.Reset(c.nextSweep())
+			if more {
+				timer.Reset(time.Second)
+			} else {
+				timer.Reset(c.nextSweep())
+			}
 		}
 	}()
 }
@@ -45,39 +50,47 @@ func (c *conn) nextSweep() time.Duration {
 	return every/2 + rand.N(every)
 }
 
-// sweep removes what has expired, a small delete at a time. Rows that somebody
-// is writing are left for the next time.
-func (c *conn) sweep() error {
+// sweep removes what has expired, a small delete at a time, and reports whether
+// more is left. Rows that somebody is writing are left for the next time.
+func (c *conn) sweep() (more bool, err error) {
 	ctx, cancel, pc, err := c.flight()
 	defer cancel()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer pc.Release()
-	for _, t := range []struct{ table, column string }{{"prism_kv", "expires_at"}, {"prism_once", "kept_until"}} {
-		if err := c.sweepTable(ctx, pc.Conn(), quote(c.opts.Schema)+"."+t.table, t.column); err != nil {
-			return c.failure(err, false)
+	for _, t := range []struct {
+		of            *tables
+		table, column string
+	}{{&c.kvTables, "prism_kv", "expires_at"}, {&c.kvTables, "prism_once", "kept_until"}, {&c.queueTables, "prism_queue_id", "kept_until"}} {
+		if !t.of.ready.Load() {
+			continue
 		}
+		left, err := c.sweepTable(ctx, pc.Conn(), quote(c.opts.Schema)+"."+t.table, t.column)
+		if err != nil {
+			return false, c.failure(err, false)
+		}
+		more = more || left
 	}
-	return nil
+	return more, nil
 }
 
-func (c *conn) sweepTable(ctx context.Context, pc *pgx.Conn, table, column string) error {
+func (c *conn) sweepTable(ctx context.Context, pc *pgx.Conn, table, column string) (more bool, err error) {
 	text := fmt.Sprintf(`DELETE FROM %[1]s WHERE ctid = ANY (ARRAY(SELECT ctid FROM %[1]s WHERE %[2]s <= clock_timestamp() ORDER BY %[2]s LIMIT %[3]d FOR UPDATE SKIP LOCKED))`,
 		table, column, sweepRows)
 	for range sweepDeletes {
 		select {
 		case <-c.stop:
-			return nil
+			return false, nil
 		default:
 		}
 		results, err := pc.PgConn().Exec(ctx, text).ReadAll()
 		if err != nil {
-			return err
+			return false, err
 		}
 		if results[0].CommandTag.RowsAffected() < sweepRows {
-			return nil
+			return false, nil
 		}
 	}
-	return nil
+	return true, nil
 }

@@ -1,0 +1,169 @@
+package postgres
+
+import (
+	"context"
+	crand "crypto/rand"
+	"hash/fnv"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/prismgw/prism/driver/wrap"
+)
+
+// wakes wakes those who wait for tasks: in this process at once, in others
+// through LISTEN and NOTIFY. Commits that notify take turns in the whole server,
+// so that tasks are never enqueued by one: a notification follows the commit, and
+// while it is under way, what else there is to tell gathers for the next. One
+// that is lost costs those who wait the time to their next poll.
+type wakes struct {
+	c        *conn
+	channel  string // of notifications
+	instance string // what tells ours from others'
+	bell     wrap.Bell[queueKey]
+
+	ctx context.Context // in which is heard what others tell
+	end context.CancelFunc
+
+	hearing sync.Once
+
+	mu      sync.Mutex // guards what follows
+	untold  map[queueKey]int
+	telling bool
+}
+
+// A queueKey is a hash of the names of a namespace and a queue. Where two have
+// the same, some are woken for nothing.
+type queueKey uint64
+
+func keyOf(namespace, queue string) queueKey {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(namespace + "\x00" + queue))
+	return queueKey(h.Sum64())
+}
+
+func newWakes(c *conn) *wakes {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(c.opts.Schema)) // of which a database may have several
+	w := &wakes{c: c, channel: "prism_queue_" + strconv.FormatUint(h.Sum64(), 36), instance: crand.Text()}
+	w.ctx, w.end = context.WithCancel(c.base)
+	return w
+}
+
+// ring wakes those who wait for n tasks that anybody can lease now.
+func (w *wakes) ring(key queueKey, n int) {
+	w.bell.Ring(key, n)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.untold == nil {
+		w.untold = map[queueKey]int{}
+	}
+	w.untold[key] += n
+	if !w.telling && w.c.enter() {
+		w.telling = true
+		go w.tell()
+	}
+}
+
+// tell notifies until there is nothing to tell.
+func (w *wakes) tell() {
+	defer w.c.leave()
+	for {
+		w.mu.Lock()
+		untold := w.untold
+		w.untold = nil
+		if len(untold) == 0 {
+			w.telling = false
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+		if err := w.notify(untold); err != nil {
+			w.c.cfg.Logger().Debug("others were not told of tasks", slog.String("backend", w.c.name), slog.Any("error", err))
+		}
+	}
+}
+
+func (w *wakes) notify(untold map[queueKey]int) error {
+	texts := make([]string, 0, len(untold))
+	for key, n := range untold {
+		texts = append(texts, w.instance+" "+strconv.FormatUint(uint64(key), 36)+" "+strconv.Itoa(n))
+	}
+	ctx, cancel, pc, err := w.c.flight()
+	defer cancel()
+	if err != nil {
+		return err
+	}
+	defer pc.Release()
+	tx := &transaction{queries: []query{{w.c.tasks.notify, &values{pKeys: textArray(texts)}, nil}}}
+	fly(ctx, pc.Conn(), []*transaction{tx})
+	return tx.err
+}
+
+// hear begins to hear what others tell, on a connection of its own.
+func (w *wakes) hear() {
+	w.hearing.Do(func() {
+		if !w.c.enter() {
+			return
+		}
+		go func() {
+			defer w.c.leave()
+			for w.ctx.Err() == nil {
+				if err := w.listen(w.ctx); err != nil && w.ctx.Err() == nil {
+					w.c.cfg.Logger().Debug("nothing is heard of tasks of others", slog.String("backend", w.c.name), slog.Any("error", err))
+				}
+				select {
+				case <-w.ctx.Done():
+				case <-time.After(pollEvery/2 + rand.N(pollEvery)):
+				}
+			}
+		}()
+	})
+}
+
+// listen hears until the connection is lost.
+func (w *wakes) listen(ctx context.Context) error {
+	pc, err := w.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = pc.Close(ctx) }()
+	if _, err := ask(ctx, pc, `LISTEN `+quote(w.channel)); err != nil {
+		return err
+	}
+	w.bell.RingAll() // for what was told before
+	for {
+		n, err := pc.WaitForNotification(ctx)
+		if err != nil {
+			return err
+		}
+		w.heard(n.Payload)
+	}
+}
+
+func (w *wakes) connect(ctx context.Context) (*pgx.Conn, error) {
+	pool := w.c.pool.Config()
+	if pool.BeforeConnect != nil {
+		if err := pool.BeforeConnect(ctx, pool.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	return pgx.ConnectConfig(ctx, pool.ConnConfig)
+}
+
+// heard wakes as many as somebody else has told of. Anybody who may connect may
+// notify, whatever it is.
+func (w *wakes) heard(payload string) {
+	from, rest, _ := strings.Cut(payload, " ")
+	name, count, _ := strings.Cut(rest, " ")
+	key, err := strconv.ParseUint(name, 36, 64)
+	n, wrong := strconv.Atoi(count)
+	if err == nil && wrong == nil && from != w.instance {
+		w.bell.Ring(queueKey(key), n)
+	}
+}

@@ -40,6 +40,10 @@ type link struct {
 	dialer *dialer
 
 	client atomic.Pointer[rueidis.Client]
+	chosen atomic.Pointer[station]
+	hub    *hub
+	ctx    context.Context // ends with the link
+	cancel context.CancelFunc
 
 	troubles atomic.Uint64 // signs of trouble so far
 	settled  atomic.Uint64 // of these, those before the start of a call that succeeded
@@ -60,6 +64,8 @@ type attempt struct {
 
 func newLink(s settings, c driver.Config) *link {
 	l := &link{}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.hub = newHub(l)
 	l.troubles.Store(1) // nothing has succeeded yet
 	l.dialer = &dialer{
 		connect: s.connect, credentials: c.Credentials, askSecrets: s.askSecrets, trouble: l.trouble, crowded: l.crowded,
@@ -271,6 +277,17 @@ func (l *link) settle(n uint64) {
 	}
 }
 
+// work runs what lives as long as the link.
+func (l *link) work(do func()) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return &setupError{cause: errClosed}
+	}
+	l.workers.Go(do)
+	return nil
+}
+
 func failed(n int, err error) []rueidis.RedisResult {
 	results := make([]rueidis.RedisResult, n)
 	for i := range results {
@@ -287,6 +304,8 @@ func (l *link) close() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
+	l.cancel()
+	l.hub.end()
 	l.dialer.refuse()
 	var all sync.WaitGroup
 	if c := l.client.Swap(nil); c != nil {

@@ -1,5 +1,5 @@
-// Package redis stores KV data in Redis 7 or newer: one server, a Sentinel
-// group or a Cluster. Patterns reach it through package driver; applications
+// Package redis stores KV data in Redis 7 or newer, and tells messages through
+// it: one server, a Sentinel group or a Cluster. Patterns reach it through package driver; applications
 // through package client.
 //
 // # Addresses
@@ -27,6 +27,19 @@
 // errs.WrongType.
 //
 // Commands of concurrent callers share few connections and are pipelined.
+//
+// # Messages
+//
+// A message goes through the channel "<namespace>:<pattern>:<subject>", in a
+// database other than 0 through "<db>:<namespace>:<pattern>:<subject>", whatever
+// the layout of keys. PUBLISH and SUBSCRIBE of any other client work on it.
+//
+// All subscriptions of a connection share one to the server, to which each
+// message comes once. Filters without wildcards cost the server nothing; one
+// with them makes it send all messages of the space, of which the driver takes
+// those that match. Who loses that connection, as one does who is so slow that
+// the server cuts it off, is told that messages may be missing. In a Cluster
+// nobody is told what its nodes fail to pass on to each other.
 package redis
 
 import (
@@ -76,6 +89,7 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	}
 	return driver.Backend{
 		KV:     &kv{link: c.link, layout: l, clustered: c.set.mode == cluster, max: c.set.maxValue, guarantees: c.set.guarantees()},
+		PubSub: &pubsub{link: c.link, prefix: channelPrefix(c.set.db, s), max: min(c.set.maxValue, maxMessage)},
 		Extent: driver.Extent{Container: c.set.container(), Prefix: l.prefix, Suffix: l.suffix},
 	}, nil
 }

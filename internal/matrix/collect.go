@@ -26,12 +26,14 @@ type result struct {
 	Watcher    bool                    `json:"watcher"`
 	Blob       driver.BlobGuarantees   `json:"blob"`   // of suite blob, which has none of the others
 	PubSub     driver.PubSubGuarantees `json:"pubsub"` // likewise, of suite pubsub
+	Log        driver.LogGuarantees    `json:"log"`    // likewise, of suite log
+	Queue      driver.QueueGuarantees  `json:"queue"`  // likewise, of suite queue
 	written    time.Time
 }
 
 // A column names a run as the page's tables do.
 type column struct {
-	Suite string `json:"suite"`  // drivertest, blob, pubsub or patterntest
+	Suite string `json:"suite"`  // drivertest, blob, pubsub, log, queue or patterntest
 	Name  string `json:"driver"` // "redis", "redis (cluster)"
 }
 

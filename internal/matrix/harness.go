@@ -26,6 +26,8 @@ var suites = map[string]string{
 	"drivertest.Harness":       "drivertest",
 	"drivertest.BlobHarness":   "blob",
 	"drivertest.PubSubHarness": "pubsub",
+	"drivertest.LogHarness":    "log",
+	"drivertest.QueueHarness":  "queue",
 	"patterntest.Harness":      "patterntest",
 }
 

@@ -82,6 +82,7 @@ func TestChangesAreSeen(t *testing.T) {
 		},
 		"a reason":               func(_ []technology, r *result) { r.Checks[1].Reason += " now" },
 		"a guarantee of objects": func(_ []technology, r *result) { r.Blob.Conditional = !r.Blob.Conditional },
+		"a guarantee of tasks":   func(_ []technology, r *result) { r.Queue.Shared = !r.Queue.Shared },
 		"a check":                func(_ []technology, r *result) { r.Checks = append(r.Checks, check{"ttl/new", "pass", ""}) },
 		"an ack":                 func(all []technology, _ *result) { all[0].Acks[0].OS = false },
 		"a scheme":               func(all []technology, _ *result) { all[1].Schemes = append(all[1].Schemes, "smoke+dark") },
@@ -96,6 +97,8 @@ func TestChangesAreSeen(t *testing.T) {
 				r = pick(found, "paper (adopted)")
 			case "a guarantee of objects":
 				r = pick(found, "paper (chest)")
+			case "a guarantee of tasks":
+				r = &found[slices.IndexFunc(found, func(r result) bool { return r.Suite == "queue" })]
 			}
 			change(all, r)
 			text, err := page(all, found)
@@ -185,8 +188,14 @@ func TestTables(t *testing.T) {
 	if fields := reflect.TypeFor[driver.BlobGuarantees]().NumField(); len(blobGuarantees) != fields {
 		t.Errorf("%d rows of guarantees for objects for %d fields", len(blobGuarantees), fields)
 	}
+	if fields := reflect.TypeFor[driver.LogGuarantees]().NumField(); len(logGuarantees) != fields {
+		t.Errorf("%d rows of guarantees for kept messages for %d fields", len(logGuarantees), fields)
+	}
 	if fields := reflect.TypeFor[driver.PubSubGuarantees]().NumField(); len(pubsubGuarantees) != fields {
 		t.Errorf("%d rows of guarantees for messages for %d fields", len(pubsubGuarantees), fields)
+	}
+	if fields := reflect.TypeFor[driver.QueueGuarantees]().NumField(); len(queueGuarantees) != fields {
+		t.Errorf("%d rows of guarantees for tasks for %d fields", len(queueGuarantees), fields)
 	}
 }
 
@@ -199,7 +208,9 @@ func TestHarnesses(t *testing.T) {
 	for _, want := range []harness{
 		{column{"drivertest", "memory"}, "driver/memory", "TestConformance"},
 		{column{"blob", "memory"}, "driver/memory", "TestBlobConformance"},
+		{column{"log", "memory"}, "driver/memory", "TestLogConformance"},
 		{column{"pubsub", "nats"}, "driver/nats", "TestPubSubConformance"},
+		{column{"queue", "postgres"}, "driver/postgres", "TestQueueConformance"},
 		{column{"drivertest", "redis (cluster)"}, "driver/redis", "TestConformanceCluster"},
 		{column{"patterntest", "sqlite (adopted)"}, "pattern/patterntest", "TestSQLiteAdopted"},
 	} {

@@ -23,9 +23,14 @@ servers; CI fails if it is not what a fresh run gives. ` + "`prism check`" + ` t
 	patternsAbout = "The suite `pattern/patterntest`, which checks what programs see, on every technology and layout."
 	objectsAbout  = "Beside keys and values, or instead of them: bytes of any length under a key. No pattern serves them yet."
 	blobsAbout    = "The part of `driver/drivertest` for objects; the signs mean the same as above."
-	tellingAbout  = "Messages for whoever listens at the moment, at most once. No pattern serves them yet."
+	tellingAbout  = "Messages for whoever listens at the moment, at most once, as the pattern PubSub serves them."
 	pubsubsAbout  = "The part of `driver/drivertest` for these messages; the signs mean the same as above."
-	acksAbout     = "Whether a write that was answered OK is still there after the crash of the backend's process (of Prism, where the\n" +
+	keepingAbout  = "Messages that are kept in partitions, in an order that never changes, and groups that share the reading, as the\n" +
+		"patterns Producer and Consumer serve them."
+	logsAbout    = "The part of `driver/drivertest` for these messages; the signs mean the same as above."
+	leasingAbout = "Work that is done once: leased, and gone when somebody says that it is done. No pattern serves it yet."
+	queuesAbout  = "The part of `driver/drivertest` for tasks; the signs mean the same as above."
+	acksAbout    = "Whether a write that was answered OK is still there after the crash of the backend's process (of Prism, where the\n" +
 		"backend is embedded), of its operating system or power, and after the loss of the node with its disk."
 )
 
@@ -41,7 +46,7 @@ func page(all []technology, results []result) ([]byte, error) {
 		suites[r.Suite] = append(suites[r.Suite], r)
 		last := len(columns) - 1
 		switch {
-		case r.Suite == "blob", r.Suite == "pubsub":
+		case r.Suite == "blob", r.Suite == "pubsub", r.Suite == "log", r.Suite == "queue":
 		case last < 0 || columns[last].Name != r.Name:
 			columns = append(columns, r)
 		case columns[last].Guarantees != r.Guarantees || columns[last].Watcher != r.Watcher:
@@ -60,6 +65,14 @@ func page(all []technology, results []result) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	logs, err := byGroup(logGroups, suites["log"])
+	if err != nil {
+		return nil, err
+	}
+	queues, err := byGroup(queueGroups, suites["queue"])
+	if err != nil {
+		return nil, err
+	}
 	var w strings.Builder
 	w.WriteString(intro)
 	writeTechnologies(&w, all)
@@ -67,14 +80,20 @@ func page(all []technology, results []result) ([]byte, error) {
 	w.WriteString("\nThe rules they belong to are in [contracts.md](contracts.md#keys-and-values).\n")
 	writeGuarantees(&w, "Guarantees for objects", objectsAbout, blobGuarantees, suites["blob"])
 	writeGuarantees(&w, "Guarantees for messages that nobody keeps", tellingAbout, pubsubGuarantees, suites["pubsub"])
+	writeGuarantees(&w, "Guarantees for messages that are kept", keepingAbout, logGuarantees, suites["log"])
+	writeGuarantees(&w, "Guarantees for tasks", leasingAbout, queueGuarantees, suites["queue"])
 	writeSuite(&w, "What drivers are checked for", driversAbout, drivers, suites["drivertest"])
 	writeSuite(&w, "What drivers of objects are checked for", blobsAbout, blobs, suites["blob"])
 	writeSuite(&w, "What drivers of messages that nobody keeps are checked for", pubsubsAbout, pubsubs, suites["pubsub"])
+	writeSuite(&w, "What drivers of messages that are kept are checked for", logsAbout, logs, suites["log"])
+	writeSuite(&w, "What drivers of tasks are checked for", queuesAbout, queues, suites["queue"])
 	writeSuite(&w, "What patterns are checked for", patternsAbout, byCheck(suites["patterntest"]), suites["patterntest"])
 	writeAcks(&w, all)
 	writeChecks(&w, "The checks of a driver", "What a ✓ stands for; each is a test below `TestConformance/checks`.", drivers, suites["drivertest"])
 	writeChecks(&w, "The checks of a driver of objects", "Each is a test of `driver/drivertest.RunBlob`.", blobs, suites["blob"])
 	writeChecks(&w, "The checks of a driver of messages that nobody keeps", "Each is a test of `driver/drivertest.RunPubSub`.", pubsubs, suites["pubsub"])
+	writeChecks(&w, "The checks of a driver of messages that are kept", "Each is a test of `driver/drivertest.RunLog`.", logs, suites["log"])
+	writeChecks(&w, "The checks of a driver of tasks", "Each is a test of `driver/drivertest.RunQueue`.", queues, suites["queue"])
 	return []byte(w.String()), nil
 }
 

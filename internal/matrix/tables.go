@@ -83,6 +83,42 @@ var pubsubGroups = []group{
 	{"leaks", "nothing is left behind"},
 }
 
+// logGroups are those of the suite of Log.
+var logGroups = []group{
+	{"topics", "topics of any name, made once, never altered; those of others"},
+	{"append", "any record, each with its own outcome, in order for every reader"},
+	{"dedup", "duplicates by id"},
+	{"read", "reads from any position or time"},
+	{"groups", "members share the partitions of a topic"},
+	{"moves", "partitions go from one member to another"},
+	{"commits", "checkpoints with notes; stale ones change nothing"},
+	{"seek", "groups are put to other places"},
+	{"readers", "readers without a group"},
+	{"stat", "positions, backlog and owners"},
+	{"retention", "nothing goes too early, all goes in the end, what was skipped is counted"},
+	{"conn", "closing members and connections under load"},
+	{"context", "deadlines and cancellation"},
+	{"faults", "killed, paused, cut off, answering garbage, while all of it is used"},
+	{"leaks", "nothing is left behind"},
+}
+
+// queueGroups are those of the suite of Queue.
+var queueGroups = []group{
+	{"tasks", "any bytes, batches of thousands, tasks that stay"},
+	{"order", "priority, then age"},
+	{"delay", "delays"},
+	{"lease", "each task is one receiver's, until its lease is over"},
+	{"settle", "done, returned and extended, once or twice"},
+	{"wait", "who waits is woken"},
+	{"same-id", "duplicates are known for 10 min"},
+	{"look", "counting and looking take nothing"},
+	{"names", "any name; namespaces never meet"},
+	{"conn", "closing"},
+	{"context", "deadlines and cancellation"},
+	{"faults", "killed, paused, cut off, answering garbage"},
+	{"leaks", "nothing is left behind"},
+}
+
 // A guarantee is one row of the table of guarantees.
 type guarantee struct {
 	name  string
@@ -172,6 +208,65 @@ var pubsubGuarantees = []guarantee{
 	{
 		"shared", "Messages come from one proxy to another.",
 		func(r *result) string { return yes(r.PubSub.Shared) },
+	},
+}
+
+var logGuarantees = []guarantee{
+	{
+		"duplicates", "A topic can remember the ids of records and append none again.",
+		func(r *result) string { return yes(r.Log.Dedup) },
+	},
+	{
+		"kept until consumed", "A topic can delete what every group has committed.",
+		func(r *result) string { return yes(r.Log.UntilConsumed) },
+	},
+	{
+		"seek", "A group can be put to another place while other processes have members of it.",
+		func(r *result) string { return yes(r.Log.SeekLive) },
+	},
+	{
+		"foreign members", "Consumers of other programs can be members of a group.",
+		func(r *result) string { return yes(r.Log.Foreign) },
+	},
+	{
+		"counting", "`exact`: how many records wait or were skipped is known. `at most`: positions leave gaps, so that fewer may wait than is told, and what was skipped is not always counted.",
+		func(r *result) string {
+			if r.Log.Sparse {
+				return "at most"
+			}
+			return "exact"
+		},
+	},
+	{
+		"largest record", "Key, value and headers together, as far as the options do not say otherwise.",
+		func(r *result) string { return size(r.Log.MaxRecord) },
+	},
+	{
+		"largest note", "What may be kept beside a checkpoint.",
+		func(r *result) string { return size(r.Log.MaxNote) },
+	},
+	{
+		"shared", "Several proxies may serve the same topics at once.",
+		func(r *result) string { return yes(r.Log.Shared) },
+	},
+	{
+		"an OK survives", "With the settings of the run; [all of them](#what-an-ok-survives) are below.",
+		func(r *result) string { return survives(r.Log.Ack) },
+	},
+}
+
+var queueGuarantees = []guarantee{
+	{
+		"largest task", "Value and headers together, as far as the options do not say otherwise.",
+		func(r *result) string { return size(r.Queue.MaxTask) },
+	},
+	{
+		"shared", "Several proxies may serve the same tasks at once.",
+		func(r *result) string { return yes(r.Queue.Shared) },
+	},
+	{
+		"an OK survives", "Of a task that was enqueued or settled, with the settings of the run; [all of them](#what-an-ok-survives) are below.",
+		func(r *result) string { return survives(r.Queue.Ack) },
 	},
 }
 

@@ -7,6 +7,7 @@
 package envelope
 
 import (
+	"cmp"
 	"time"
 
 	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
@@ -39,6 +40,22 @@ func New(namespace, topic string, payload []byte, opts ...Option) *envelopev1.Pr
 		opt(e)
 	}
 	return e
+}
+
+// Fill sets what every envelope has and e has not: a message id, the namespace,
+// the topic and the time.
+func Fill(e *envelopev1.PrismEnvelope, namespace, topic string) {
+	now := time.Now()
+	if e.Metadata == nil {
+		e.Metadata = new(envelopev1.Metadata)
+	}
+	m := e.Metadata
+	if m.MessageId == "" {
+		m.MessageId = newID(now)
+	}
+	m.Namespace = cmp.Or(m.Namespace, namespace)
+	m.Topic = cmp.Or(m.Topic, topic)
+	m.PublishedAtMs = cmp.Or(m.PublishedAtMs, now.UnixMilli())
 }
 
 // StripAuthToken takes the publisher's token out of e and reports whether there

@@ -353,3 +353,20 @@ func TestNilIsNoPanic(t *testing.T) {
 		t.Errorf("an envelope without anything: %v", err)
 	}
 }
+
+// Fill completes what is not there and changes nothing that is.
+func TestFill(t *testing.T) {
+	t.Parallel()
+	began := time.Now().UnixMilli()
+	e := &envelopev1.PrismEnvelope{Payload: []byte("x")}
+	envelope.Fill(e, "orders", "placed.eu")
+	m := e.GetMetadata()
+	if err := envelope.Validate(e); err != nil || m.GetNamespace() != "orders" || m.GetTopic() != "placed.eu" || m.GetPublishedAtMs() < began {
+		t.Errorf("%v, %v", e, err)
+	}
+	same := proto.Clone(e)
+	envelope.Fill(e, "others", "shipped")
+	if !proto.Equal(e, same) {
+		t.Errorf("%v, want %v", e, same)
+	}
+}

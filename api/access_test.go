@@ -17,9 +17,12 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	accessv1 "github.com/prismgw/prism/api/prism/access/v1"
+	_ "github.com/prismgw/prism/api/prism/consumer/v1"
 	_ "github.com/prismgw/prism/api/prism/envelope/v1"
 	_ "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	_ "github.com/prismgw/prism/api/prism/namespace/v1"
+	_ "github.com/prismgw/prism/api/prism/producer/v1"
+	_ "github.com/prismgw/prism/api/prism/pubsub/v1"
 )
 
 func TestEveryCallHasAClass(t *testing.T) {

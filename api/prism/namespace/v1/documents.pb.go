@@ -298,11 +298,16 @@ type Namespace struct {
 	Description string                 `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	Labels      map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Short for patterns of kind keyvalue with these names.
-	Stores        []string   `protobuf:"bytes,5,rep,name=stores,proto3" json:"stores,omitempty"`
-	Patterns      []*Pattern `protobuf:"bytes,6,rep,name=patterns,proto3" json:"patterns,omitempty"`
-	Needs         *Needs     `protobuf:"bytes,7,opt,name=needs,proto3" json:"needs,omitempty"`
-	Auth          *Auth      `protobuf:"bytes,8,opt,name=auth,proto3" json:"auth,omitempty"`
-	Limits        *Limits    `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
+	Stores   []string   `protobuf:"bytes,5,rep,name=stores,proto3" json:"stores,omitempty"`
+	Patterns []*Pattern `protobuf:"bytes,6,rep,name=patterns,proto3" json:"patterns,omitempty"`
+	Needs    *Needs     `protobuf:"bytes,7,opt,name=needs,proto3" json:"needs,omitempty"`
+	Auth     *Auth      `protobuf:"bytes,8,opt,name=auth,proto3" json:"auth,omitempty"`
+	Limits   *Limits    `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Short for patterns of kinds producer and consumer, of the same names, with
+	// these topics.
+	Topics []*Topic `protobuf:"bytes,10,rep,name=topics,proto3" json:"topics,omitempty"`
+	// The groups that consume the topics; none: any may.
+	Consumers     []*Consumer `protobuf:"bytes,11,rep,name=consumers,proto3" json:"consumers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,11 +405,285 @@ func (x *Namespace) GetLimits() *Limits {
 	return nil
 }
 
+func (x *Namespace) GetTopics() []*Topic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *Namespace) GetConsumers() []*Consumer {
+	if x != nil {
+		return x.Consumers
+	}
+	return nil
+}
+
+// Topic is one topic of a namespace. It is made when it is used first.
+type Topic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 128 letters, digits, dots, dashes and underscores. "*" stands for all
+	// topics that are not listed.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Default: 16, or as many as an adopted topic has.
+	Partitions int32      `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Retention  *Retention `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
+	// envelope: a record is the whole envelope. native: it is the payload, and
+	// the rest of the envelope a header. Default: envelope, for an adopted topic
+	// native.
+	Layout string `protobuf:"bytes,4,opt,name=layout,proto3" json:"layout,omitempty"`
+	// The backend's own name of a topic that other programs made.
+	Physical      string `protobuf:"bytes,5,opt,name=physical,proto3" json:"physical,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Topic) Reset() {
+	*x = Topic{}
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Topic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Topic) ProtoMessage() {}
+
+func (x *Topic) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Topic.ProtoReflect.Descriptor instead.
+func (*Topic) Descriptor() ([]byte, []int) {
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Topic) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Topic) GetPartitions() int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *Topic) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+func (x *Topic) GetLayout() string {
+	if x != nil {
+		return x.Layout
+	}
+	return ""
+}
+
+func (x *Topic) GetPhysical() string {
+	if x != nil {
+		return x.Physical
+	}
+	return ""
+}
+
+// Retention says which messages may be deleted. Default: none.
+type Retention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that are older, such as 720h.
+	Age string `protobuf:"bytes,1,opt,name=age,proto3" json:"age,omitempty"`
+	// The oldest ones, while the topic holds more bytes.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Those that every group has settled.
+	UntilConsumed bool `protobuf:"varint,3,opt,name=until_consumed,json=untilConsumed,proto3" json:"until_consumed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retention) Reset() {
+	*x = Retention{}
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retention) ProtoMessage() {}
+
+func (x *Retention) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retention.ProtoReflect.Descriptor instead.
+func (*Retention) Descriptor() ([]byte, []int) {
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Retention) GetAge() string {
+	if x != nil {
+		return x.Age
+	}
+	return ""
+}
+
+func (x *Retention) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Retention) GetUntilConsumed() bool {
+	if x != nil {
+		return x.UntilConsumed
+	}
+	return false
+}
+
+// Consumer is one group of consumers.
+type Consumer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As that of a topic. "*" stands for all groups that are not listed.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Default: every topic.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Where the group begins: earliest (default), latest, or a time such as
+	// 2026-01-31T12:00:00Z.
+	Start string `protobuf:"bytes,3,opt,name=start,proto3" json:"start,omitempty"`
+	// key (default): a message waits for those before it that have its key. none:
+	// it waits for nothing.
+	Order string `protobuf:"bytes,4,opt,name=order,proto3" json:"order,omitempty"`
+	// After which a message that is not settled comes again. Default: 30s.
+	AckWait string `protobuf:"bytes,5,opt,name=ack_wait,json=ackWait,proto3" json:"ack_wait,omitempty"`
+	// After so many a message goes to the dead letters. Default: 20.
+	MaxDeliveries int32 `protobuf:"varint,6,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
+	// How long a message rests after its first failure, doubled with each that
+	// follows. Default: 1s.
+	Backoff string `protobuf:"bytes,7,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// How long it rests at most. Default: 5m.
+	MaxBackoff    string `protobuf:"bytes,8,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Consumer) Reset() {
+	*x = Consumer{}
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Consumer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Consumer) ProtoMessage() {}
+
+func (x *Consumer) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Consumer.ProtoReflect.Descriptor instead.
+func (*Consumer) Descriptor() ([]byte, []int) {
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Consumer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Consumer) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Consumer) GetStart() string {
+	if x != nil {
+		return x.Start
+	}
+	return ""
+}
+
+func (x *Consumer) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+func (x *Consumer) GetAckWait() string {
+	if x != nil {
+		return x.AckWait
+	}
+	return ""
+}
+
+func (x *Consumer) GetMaxDeliveries() int32 {
+	if x != nil {
+		return x.MaxDeliveries
+	}
+	return 0
+}
+
+func (x *Consumer) GetBackoff() string {
+	if x != nil {
+		return x.Backoff
+	}
+	return ""
+}
+
+func (x *Consumer) GetMaxBackoff() string {
+	if x != nil {
+		return x.MaxBackoff
+	}
+	return ""
+}
+
 // Pattern is one pattern of a namespace, with its settings.
 type Pattern struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// keyvalue
+	// keyvalue or pubsub
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// By the slot's name, such as store-kv. A slot that is not named here gets
 	// a backend that fits the needs.
@@ -417,7 +696,7 @@ type Pattern struct {
 
 func (x *Pattern) Reset() {
 	*x = Pattern{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +708,7 @@ func (x *Pattern) String() string {
 func (*Pattern) ProtoMessage() {}
 
 func (x *Pattern) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +721,7 @@ func (x *Pattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pattern.ProtoReflect.Descriptor instead.
 func (*Pattern) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{4}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Pattern) GetName() string {
@@ -486,7 +765,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +777,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +790,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{5}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Slot) GetBackend() string {
@@ -542,7 +821,7 @@ type Needs struct {
 
 func (x *Needs) Reset() {
 	*x = Needs{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +833,7 @@ func (x *Needs) String() string {
 func (*Needs) ProtoMessage() {}
 
 func (x *Needs) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +846,7 @@ func (x *Needs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Needs.ProtoReflect.Descriptor instead.
 func (*Needs) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{6}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Needs) GetDurability() string {
@@ -595,7 +874,7 @@ type Auth struct {
 
 func (x *Auth) Reset() {
 	*x = Auth{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +886,7 @@ func (x *Auth) String() string {
 func (*Auth) ProtoMessage() {}
 
 func (x *Auth) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +899,7 @@ func (x *Auth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Auth.ProtoReflect.Descriptor instead.
 func (*Auth) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{7}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Auth) GetAnonymous() string {
@@ -646,7 +925,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +937,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +950,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{8}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Limits) GetReadRps() int32 {
@@ -718,7 +997,7 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"\x04cert\x18\x02 \x01(\tR\x04cert\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1f\n" +
 	"\vserver_name\x18\x04 \x01(\tR\n" +
-	"serverName\"\xb7\x03\n" +
+	"serverName\"\xa6\x04\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04team\x18\x02 \x01(\tR\x04team\x12 \n" +
@@ -728,10 +1007,35 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"\bpatterns\x18\x06 \x03(\v2\x1b.prism.namespace.v1.PatternR\bpatterns\x12/\n" +
 	"\x05needs\x18\a \x01(\v2\x19.prism.namespace.v1.NeedsR\x05needs\x12,\n" +
 	"\x04auth\x18\b \x01(\v2\x18.prism.namespace.v1.AuthR\x04auth\x122\n" +
-	"\x06limits\x18\t \x01(\v2\x1a.prism.namespace.v1.LimitsR\x06limits\x1a9\n" +
+	"\x06limits\x18\t \x01(\v2\x1a.prism.namespace.v1.LimitsR\x06limits\x121\n" +
+	"\x06topics\x18\n" +
+	" \x03(\v2\x19.prism.namespace.v1.TopicR\x06topics\x12:\n" +
+	"\tconsumers\x18\v \x03(\v2\x1c.prism.namespace.v1.ConsumerR\tconsumers\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
+	"\x05Topic\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\x05R\n" +
+	"partitions\x12;\n" +
+	"\tretention\x18\x03 \x01(\v2\x1d.prism.namespace.v1.RetentionR\tretention\x12\x16\n" +
+	"\x06layout\x18\x04 \x01(\tR\x06layout\x12\x1a\n" +
+	"\bphysical\x18\x05 \x01(\tR\bphysical\"Z\n" +
+	"\tRetention\x12\x10\n" +
+	"\x03age\x18\x01 \x01(\tR\x03age\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12%\n" +
+	"\x0euntil_consumed\x18\x03 \x01(\bR\runtilConsumed\"\xdd\x01\n" +
+	"\bConsumer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
+	"\x05start\x18\x03 \x01(\tR\x05start\x12\x14\n" +
+	"\x05order\x18\x04 \x01(\tR\x05order\x12\x19\n" +
+	"\back_wait\x18\x05 \x01(\tR\aackWait\x12%\n" +
+	"\x0emax_deliveries\x18\x06 \x01(\x05R\rmaxDeliveries\x12\x18\n" +
+	"\abackoff\x18\a \x01(\tR\abackoff\x12\x1f\n" +
+	"\vmax_backoff\x18\b \x01(\tR\n" +
+	"maxBackoff\"\xf8\x01\n" +
 	"\aPattern\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12<\n" +
@@ -768,41 +1072,47 @@ func file_prism_namespace_v1_documents_proto_rawDescGZIP() []byte {
 	return file_prism_namespace_v1_documents_proto_rawDescData
 }
 
-var file_prism_namespace_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_prism_namespace_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_prism_namespace_v1_documents_proto_goTypes = []any{
 	(*Document)(nil),        // 0: prism.namespace.v1.Document
 	(*Backend)(nil),         // 1: prism.namespace.v1.Backend
 	(*TLS)(nil),             // 2: prism.namespace.v1.TLS
 	(*Namespace)(nil),       // 3: prism.namespace.v1.Namespace
-	(*Pattern)(nil),         // 4: prism.namespace.v1.Pattern
-	(*Slot)(nil),            // 5: prism.namespace.v1.Slot
-	(*Needs)(nil),           // 6: prism.namespace.v1.Needs
-	(*Auth)(nil),            // 7: prism.namespace.v1.Auth
-	(*Limits)(nil),          // 8: prism.namespace.v1.Limits
-	nil,                     // 9: prism.namespace.v1.Namespace.LabelsEntry
-	nil,                     // 10: prism.namespace.v1.Pattern.SlotsEntry
-	(*structpb.Struct)(nil), // 11: google.protobuf.Struct
+	(*Topic)(nil),           // 4: prism.namespace.v1.Topic
+	(*Retention)(nil),       // 5: prism.namespace.v1.Retention
+	(*Consumer)(nil),        // 6: prism.namespace.v1.Consumer
+	(*Pattern)(nil),         // 7: prism.namespace.v1.Pattern
+	(*Slot)(nil),            // 8: prism.namespace.v1.Slot
+	(*Needs)(nil),           // 9: prism.namespace.v1.Needs
+	(*Auth)(nil),            // 10: prism.namespace.v1.Auth
+	(*Limits)(nil),          // 11: prism.namespace.v1.Limits
+	nil,                     // 12: prism.namespace.v1.Namespace.LabelsEntry
+	nil,                     // 13: prism.namespace.v1.Pattern.SlotsEntry
+	(*structpb.Struct)(nil), // 14: google.protobuf.Struct
 }
 var file_prism_namespace_v1_documents_proto_depIdxs = []int32{
 	1,  // 0: prism.namespace.v1.Document.backend:type_name -> prism.namespace.v1.Backend
 	3,  // 1: prism.namespace.v1.Document.namespace:type_name -> prism.namespace.v1.Namespace
 	2,  // 2: prism.namespace.v1.Backend.tls:type_name -> prism.namespace.v1.TLS
-	11, // 3: prism.namespace.v1.Backend.options:type_name -> google.protobuf.Struct
-	11, // 4: prism.namespace.v1.Backend.asserts:type_name -> google.protobuf.Struct
-	9,  // 5: prism.namespace.v1.Namespace.labels:type_name -> prism.namespace.v1.Namespace.LabelsEntry
-	4,  // 6: prism.namespace.v1.Namespace.patterns:type_name -> prism.namespace.v1.Pattern
-	6,  // 7: prism.namespace.v1.Namespace.needs:type_name -> prism.namespace.v1.Needs
-	7,  // 8: prism.namespace.v1.Namespace.auth:type_name -> prism.namespace.v1.Auth
-	8,  // 9: prism.namespace.v1.Namespace.limits:type_name -> prism.namespace.v1.Limits
-	10, // 10: prism.namespace.v1.Pattern.slots:type_name -> prism.namespace.v1.Pattern.SlotsEntry
-	11, // 11: prism.namespace.v1.Pattern.settings:type_name -> google.protobuf.Struct
-	11, // 12: prism.namespace.v1.Slot.layout:type_name -> google.protobuf.Struct
-	5,  // 13: prism.namespace.v1.Pattern.SlotsEntry.value:type_name -> prism.namespace.v1.Slot
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 3: prism.namespace.v1.Backend.options:type_name -> google.protobuf.Struct
+	14, // 4: prism.namespace.v1.Backend.asserts:type_name -> google.protobuf.Struct
+	12, // 5: prism.namespace.v1.Namespace.labels:type_name -> prism.namespace.v1.Namespace.LabelsEntry
+	7,  // 6: prism.namespace.v1.Namespace.patterns:type_name -> prism.namespace.v1.Pattern
+	9,  // 7: prism.namespace.v1.Namespace.needs:type_name -> prism.namespace.v1.Needs
+	10, // 8: prism.namespace.v1.Namespace.auth:type_name -> prism.namespace.v1.Auth
+	11, // 9: prism.namespace.v1.Namespace.limits:type_name -> prism.namespace.v1.Limits
+	4,  // 10: prism.namespace.v1.Namespace.topics:type_name -> prism.namespace.v1.Topic
+	6,  // 11: prism.namespace.v1.Namespace.consumers:type_name -> prism.namespace.v1.Consumer
+	5,  // 12: prism.namespace.v1.Topic.retention:type_name -> prism.namespace.v1.Retention
+	13, // 13: prism.namespace.v1.Pattern.slots:type_name -> prism.namespace.v1.Pattern.SlotsEntry
+	14, // 14: prism.namespace.v1.Pattern.settings:type_name -> google.protobuf.Struct
+	14, // 15: prism.namespace.v1.Slot.layout:type_name -> google.protobuf.Struct
+	8,  // 16: prism.namespace.v1.Pattern.SlotsEntry.value:type_name -> prism.namespace.v1.Slot
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_prism_namespace_v1_documents_proto_init() }
@@ -820,7 +1130,7 @@ func file_prism_namespace_v1_documents_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_prism_namespace_v1_documents_proto_rawDesc), len(file_prism_namespace_v1_documents_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -37,31 +37,59 @@ type Kind struct {
 // A SlotNeed is one slot of a kind and what has to fill it.
 type SlotNeed struct {
 	Name      string             // "store-kv"
-	Primitive string             // PrimitiveKV
-	Versions  driver.VersionKind // empty: any
+	Primitive string             // PrimitiveKV, ...
+	Versions  driver.VersionKind // of a KV; empty: any
 }
 
-// PrimitiveKV is the primitive of keys and values, driver.KV.
-const PrimitiveKV = "kv"
+// The primitives that a slot can ask for.
+const (
+	PrimitiveKV     = "kv"     // driver.KV
+	PrimitivePubSub = "pubsub" // driver.PubSub
+	PrimitiveLog    = "log"    // driver.Log
+)
 
 // has reports whether b has a primitive.
 func has(b driver.Backend, primitive string) bool {
-	return primitive == PrimitiveKV && b.KV != nil
+	switch primitive {
+	case PrimitiveKV:
+		return b.KV != nil
+	case PrimitivePubSub:
+		return b.PubSub != nil
+	case PrimitiveLog:
+		return b.Log != nil
+	}
+	return false
 }
+
+// keeps reports whether what fills the slot keeps anything, so that durability
+// means something there.
+func (s *SlotNeed) keeps() bool { return s.Primitive != PrimitivePubSub }
 
 // unfit says why b cannot fill a slot; empty: it can.
 func (s *SlotNeed) unfit(b driver.Backend, durability string) string {
 	if !has(b, s.Primitive) {
 		return "it has no primitive " + s.Primitive
 	}
-	g := b.KV.Guarantees()
+	switch s.Primitive {
+	case PrimitiveKV:
+		g := b.KV.Guarantees()
+		if s.Versions != "" && s.Versions != g.Version {
+			return "its versions identify the " + string(g.Version) + ", where " + string(s.Versions) + " versions are needed"
+		}
+		return weaker(g.Ack, durability)
+	case PrimitiveLog:
+		return weaker(b.Log.Guarantees().Ack, durability)
+	}
+	return ""
+}
+
+// weaker says why an acknowledgement does not survive what it should.
+func weaker(a driver.Ack, durability string) string {
 	switch {
-	case s.Versions != "" && s.Versions != g.Version:
-		return "its versions identify the " + string(g.Version) + ", where " + string(s.Versions) + " versions are needed"
-	case durability == durabilityStrong && !g.Ack.OS:
-		return "an OK does not survive the crash of the machine" + because(g.Ack)
-	case durability == durabilityProcess && !g.Ack.Process:
-		return "an OK does not survive the crash of the process" + because(g.Ack)
+	case durability == durabilityStrong && !a.OS:
+		return "an OK does not survive the crash of the machine" + because(a)
+	case durability == durabilityProcess && !a.Process:
+		return "an OK does not survive the crash of the process" + because(a)
 	}
 	return ""
 }

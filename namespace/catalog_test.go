@@ -14,10 +14,13 @@ import (
 // is tested is which of them is chosen, so there is nothing behind them.
 func testCatalog() Catalog {
 	return Catalog{
-		Drivers:     []string{"memory", "sqlite", "redis", "postgres", "blobs"},
+		Drivers:     []string{"memory", "sqlite", "redis", "postgres", "blobs", "nats"},
 		Credentials: secret.Check,
 		Kinds: []Kind{
 			{Name: "keyvalue", Slots: []SlotNeed{{Name: "store-kv", Primitive: PrimitiveKV}}},
+			{Name: "pubsub", Slots: []SlotNeed{{Name: "messages-pubsub", Primitive: PrimitivePubSub}}},
+			{Name: "producer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics},
+			{Name: "consumer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics},
 			{Name: "lease", Slots: []SlotNeed{{Name: "lock-kv", Primitive: PrimitiveKV, Versions: driver.WriteVersions}}, CheckSettings: checkLease},
 		},
 		Open: func(b *Backend) (driver.Conn, error) {
@@ -91,6 +94,13 @@ func (d described) Space(s driver.Space) (driver.Backend, error) {
 	}
 	b := driver.Backend{KV: describedKV{guarantees: d.guarantees}}
 	b.Extent = driver.Extent{Prefix: s.Namespace + ":" + s.Pattern + ":"}
+	b.Log = d.log()
+	switch d.doc.Spec.GetDriver() {
+	case "memory":
+		b.PubSub = describedPubSub{guarantees: driver.PubSubGuarantees{Groups: true, MaxPayload: 4 << 20}}
+	case "nats":
+		b.PubSub = describedPubSub{guarantees: driver.PubSubGuarantees{Groups: true, MaxPayload: 1 << 20, Shared: true}}
+	}
 	switch {
 	case layout.Keys != "":
 		prefix, suffix, found := strings.Cut(layout.Keys, "{key}")
@@ -111,3 +121,48 @@ type describedKV struct {
 }
 
 func (k describedKV) Guarantees() driver.Guarantees { return k.guarantees }
+
+// describedPubSub likewise.
+type describedPubSub struct {
+	driver.PubSub
+	guarantees driver.PubSubGuarantees
+}
+
+func (p describedPubSub) Guarantees() driver.PubSubGuarantees { return p.guarantees }
+
+// log returns what the driver keeps messages in, nil for none.
+func (d described) log() driver.Log {
+	g := driver.LogGuarantees{Dedup: true, MaxRecord: 4 << 20, Shared: true, Ack: d.guarantees.Ack}
+	switch d.doc.Spec.GetDriver() {
+	case "sqlite":
+		g.Shared = false
+	case "redis":
+		g.Foreign, g.Dedup = true, false
+	case "memory":
+	default:
+		return nil
+	}
+	return describedLog{guarantees: g}
+}
+
+// describedLog likewise.
+type describedLog struct {
+	driver.Log
+	guarantees driver.LogGuarantees
+}
+
+func (l describedLog) Guarantees() driver.LogGuarantees { return l.guarantees }
+
+func checkTopics(settings json.RawMessage) error {
+	s := struct {
+		Topics    []map[string]any `json:"topics"`
+		Consumers []map[string]any `json:"consumers"`
+	}{}
+	if err := driver.DecodeStrict(settings, &s); err != nil {
+		return err
+	}
+	if len(s.Topics) > 0 && s.Topics[0]["layout"] == "upside-down" {
+		return errs.Invalid(errs.Field{Path: "settings.topics[0].layout", Text: "must be envelope or native"})
+	}
+	return nil
+}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,6 +99,7 @@ func same(t *testing.T, got, want proto.Message) {
 // types that the decoder knows.
 func TestEveryFieldCanBeWritten(t *testing.T) {
 	t.Parallel()
+	known := []protoreflect.Kind{protoreflect.StringKind, protoreflect.Int32Kind, protoreflect.Int64Kind, protoreflect.BoolKind}
 	var check func(m protoreflect.MessageDescriptor)
 	check = func(m protoreflect.MessageDescriptor) {
 		for i := range m.Fields().Len() {
@@ -106,7 +108,7 @@ func TestEveryFieldCanBeWritten(t *testing.T) {
 				f = f.MapValue()
 			}
 			switch {
-			case f.Kind() == protoreflect.StringKind, f.Kind() == protoreflect.Int32Kind, isStruct(f):
+			case slices.Contains(known, f.Kind()), isStruct(f):
 			case f.Message() != nil:
 				check(f.Message())
 			default:
@@ -281,6 +283,10 @@ func drawNamespace(t *rapid.T, name string) *namespacev1.Namespace {
 		n.Needs = &namespacev1.Needs{Durability: rapid.SampledFrom([]string{"", "none", "strong"}).Draw(t, "durability")}
 		n.Auth = new(namespacev1.Auth)
 		n.Limits = &namespacev1.Limits{ReadRps: rapid.Int32Min(0).Draw(t, "rps")}
+		n.Topics = []*namespacev1.Topic{{
+			Name: rapid.StringMatching(`[a-z0-9]{1,8}`).Draw(t, "topic"), Partitions: rapid.Int32Range(1, 64).Draw(t, "partitions"),
+			Retention: &namespacev1.Retention{Bytes: rapid.Int64Min(0).Draw(t, "bytes"), UntilConsumed: rapid.Bool().Draw(t, "until")},
+		}}
 	}
 	return n
 }

@@ -49,10 +49,14 @@ func (n *Placement) explain(b *bytes.Buffer) {
 func (s *PlacedSlot) explain(b *bytes.Buffer) {
 	fmt.Fprintf(b, "    %s: %s (%s)\n", s.Name, s.Backend, s.Driver)
 	line(b, "why", "%s", s.Reason)
-	line(b, "durability", "%s", survives(s.Guarantees.Ack))
-	line(b, "versions", "%s", versions(s.Guarantees.Version))
-	line(b, "scan", "%s", scan(&s.Guarantees))
-	line(b, "values", "up to %s", size(s.Guarantees.MaxValue))
+	switch s.Primitive {
+	case PrimitiveKV:
+		explainKV(b, &s.Guarantees)
+	case PrimitivePubSub:
+		explainPubSub(b, s.PubSub)
+	case PrimitiveLog:
+		explainLog(b, &s.Log)
+	}
 	if s.Space.Layout != nil {
 		line(b, "adopts", "%s", extent(s.Extent))
 	}
@@ -62,6 +66,42 @@ func (s *PlacedSlot) explain(b *bytes.Buffer) {
 	for _, warning := range s.Warnings {
 		line(b, "warning", "%s", warning)
 	}
+}
+
+func explainKV(b *bytes.Buffer, g *driver.Guarantees) {
+	line(b, "durability", "%s", survives(g.Ack))
+	line(b, "versions", "%s", versions(g.Version))
+	line(b, "scan", "%s", scan(g))
+	line(b, "values", "up to %s", size(g.MaxValue))
+}
+
+func explainPubSub(b *bytes.Buffer, g driver.PubSubGuarantees) {
+	reach, groups := "whoever listens through any proxy", "share messages"
+	if !g.Shared {
+		reach = "whoever listens through the same proxy"
+	}
+	if !g.Groups {
+		groups = "there are none"
+	}
+	line(b, "durability", "nothing is kept: a message comes at most once")
+	line(b, "reach", "%s", reach)
+	line(b, "groups", "%s", groups)
+	line(b, "messages", "up to %s", size(g.MaxPayload))
+}
+
+func explainLog(b *bytes.Buffer, g *driver.LogGuarantees) {
+	line(b, "durability", "%s", survives(g.Ack))
+	repeats := "a message that is published again stands in its topic twice"
+	if g.Dedup {
+		repeats = "a message_id that comes again within ten minutes is not added again"
+	}
+	line(b, "repeats", "%s", repeats)
+	others := "of Prism's own consumers only"
+	if g.Foreign {
+		others = "of Prism's consumers and of those of other programs"
+	}
+	line(b, "groups", "%s", others)
+	line(b, "messages", "up to %s", size(g.MaxRecord))
 }
 
 func survives(a driver.Ack) string {

@@ -134,7 +134,9 @@ func valueNode(v protoreflect.Value, field protoreflect.FieldDescriptor) (*yaml.
 	switch field.Kind() { //nolint:exhaustive // the same kinds as decoder.scalar
 	case protoreflect.StringKind:
 		return textNode(v.String()), nil
-	case protoreflect.Int32Kind:
+	case protoreflect.BoolKind:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagBool, Value: strconv.FormatBool(v.Bool())}, nil
+	case protoreflect.Int32Kind, protoreflect.Int64Kind:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.FormatInt(v.Int(), 10)}, nil
 	case protoreflect.MessageKind:
 		if s, ok := v.Message().Interface().(*structpb.Struct); ok {

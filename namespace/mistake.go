@@ -99,7 +99,11 @@ func (r *report) isBroken(o *Origin) bool {
 	return broken
 }
 
+// add notes a mistake, once: two patterns may read the same part of a document.
 func (r *report) add(m Mistake) {
+	if slices.Contains(r.list, m) {
+		return
+	}
 	if len(r.list) == maxMistakes {
 		r.more++
 		return

@@ -42,10 +42,20 @@ type PlacedSlot struct {
 	Driver     string
 	Space      driver.Space // to open on the backend's connection
 	Extent     driver.Extent
-	Guarantees driver.Guarantees
-	Reason     string      // why this backend
-	Rejected   []Rejection // the backends that came first and do not fit
+	Guarantees driver.Guarantees       // of a KV
+	PubSub     driver.PubSubGuarantees // of a PubSub
+	Log        driver.LogGuarantees    // of a Log
+	Reason     string                  // why this backend
+	Rejected   []Rejection             // the backends that came first and do not fit
 	Warnings   []string
+}
+
+// ack is what an acknowledgement of what the slot keeps survives.
+func (s *PlacedSlot) ack() driver.Ack {
+	if s.Primitive == PrimitiveLog {
+		return s.Log.Ack
+	}
+	return s.Guarantees.Ack
 }
 
 // A Rejection is a backend that was looked at and not taken.
@@ -54,24 +64,31 @@ type Rejection struct {
 	Reason  string `json:"reason"`
 }
 
-// slotJSON is the JSON form of a PlacedSlot.
+// slotJSON is the JSON form of a PlacedSlot, with the guarantees of its
+// primitive.
 type slotJSON struct {
-	Name        string          `json:"name"`
-	Primitive   string          `json:"primitive"`
-	Backend     string          `json:"backend"`
-	Driver      string          `json:"driver"`
-	Reason      string          `json:"reason"`
-	Layout      json.RawMessage `json:"layout,omitempty"`
-	Versions    string          `json:"versions"`
-	Clock       string          `json:"clock"`
-	OrderedScan bool            `json:"ordered_scan"`
-	ScanCost    string          `json:"scan_cost"`
-	Idempotency string          `json:"idempotency"`
-	MaxValue    int             `json:"max_value"`
-	Shared      bool            `json:"shared"`
-	Ack         ackJSON         `json:"ack"`
-	Rejected    []Rejection     `json:"rejected,omitempty"`
-	Warnings    []string        `json:"warnings,omitempty"`
+	Name      string          `json:"name"`
+	Primitive string          `json:"primitive"`
+	Backend   string          `json:"backend"`
+	Driver    string          `json:"driver"`
+	Reason    string          `json:"reason"`
+	Layout    json.RawMessage `json:"layout,omitempty"`
+	*kvJSON
+	*pubsubJSON
+	*logJSON
+	Shared   bool        `json:"shared"`
+	Ack      *ackJSON    `json:"ack,omitempty"` // of what keeps anything
+	Rejected []Rejection `json:"rejected,omitempty"`
+	Warnings []string    `json:"warnings,omitempty"`
+}
+
+type kvJSON struct {
+	Versions    string `json:"versions"`
+	Clock       string `json:"clock"`
+	OrderedScan bool   `json:"ordered_scan"`
+	ScanCost    string `json:"scan_cost"`
+	Idempotency string `json:"idempotency"`
+	MaxValue    int    `json:"max_value"`
 }
 
 type ackJSON struct {
@@ -82,14 +99,39 @@ type ackJSON struct {
 	Why      string `json:"why,omitempty"`
 }
 
+type pubsubJSON struct {
+	Groups     bool `json:"groups"`
+	MaxPayload int  `json:"max_payload"`
+}
+
+type logJSON struct {
+	Dedup         bool `json:"dedup"`
+	UntilConsumed bool `json:"until_consumed"`
+	SeekLive      bool `json:"seek_live"`
+	Foreign       bool `json:"foreign_members"`
+	MaxRecord     int  `json:"max_record"`
+}
+
 // MarshalJSON writes the slot with its guarantees.
 func (s PlacedSlot) MarshalJSON() ([]byte, error) {
-	g := s.Guarantees
-	return json.Marshal(slotJSON{
+	out := slotJSON{
 		Name: s.Name, Primitive: s.Primitive, Backend: s.Backend, Driver: s.Driver, Reason: s.Reason, Layout: s.Space.Layout,
-		Versions: string(g.Version), Clock: string(g.Clock), OrderedScan: g.OrderedScan, ScanCost: string(g.ScanCost),
-		Idempotency: string(g.Idempotency), MaxValue: g.MaxValue, Shared: g.Shared,
-		Ack:      ackJSON(g.Ack),
 		Rejected: s.Rejected, Warnings: s.Warnings,
-	})
+	}
+	switch g := s.Guarantees; s.Primitive {
+	case PrimitiveKV:
+		out.Shared, out.Ack = g.Shared, (*ackJSON)(&g.Ack)
+		out.kvJSON = &kvJSON{
+			Versions: string(g.Version), Clock: string(g.Clock), OrderedScan: g.OrderedScan, ScanCost: string(g.ScanCost),
+			Idempotency: string(g.Idempotency), MaxValue: g.MaxValue,
+		}
+	case PrimitivePubSub:
+		out.Shared = s.PubSub.Shared
+		out.pubsubJSON = &pubsubJSON{Groups: s.PubSub.Groups, MaxPayload: s.PubSub.MaxPayload}
+	case PrimitiveLog:
+		l := s.Log
+		out.Shared, out.Ack = l.Shared, (*ackJSON)(&l.Ack)
+		out.logJSON = &logJSON{Dedup: l.Dedup, UntilConsumed: l.UntilConsumed, SeekLive: l.SeekLive, Foreign: l.Foreign, MaxRecord: l.MaxRecord}
+	}
+	return json.Marshal(out)
 }

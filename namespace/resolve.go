@@ -189,7 +189,12 @@ func (v *resolver) checkSettings(n *Namespace, p pattern, kind *Kind, settings j
 			if len(errs.From(err).Fields) == 0 {
 				base = path
 			}
-			explainError(err, base, func(path, text string) { v.report.namespace(n, path, "%s", text) })
+			explainError(err, base, func(path, text string) {
+				if p.short { // the settings stand in the document itself
+					path = strings.TrimPrefix(path, p.path+".settings.")
+				}
+				v.report.namespace(n, path, "%s", text)
+			})
 		}
 	case len(p.GetSettings().GetFields()) > 0:
 		v.report.namespace(n, path, "a pattern of kind %s has no settings; remove them", kind.Name)
@@ -261,7 +266,7 @@ func (v *resolver) named(n *Namespace, plan *PlacedSlot, need *SlotNeed, spec *n
 	}
 	plan.Reason = "the document names it"
 	v.take(n, plan, c, b, path)
-	if ack := plan.Guarantees.Ack; asked == "" && !ack.Process {
+	if ack := plan.ack(); need.keeps() && asked == "" && !ack.Process {
 		plan.Warnings = append(plan.Warnings, "an OK does not survive the crash of the process"+because(ack)+"; write needs: {durability: process} to be refused instead")
 	}
 	return true
@@ -298,21 +303,24 @@ func (v *resolver) choose(n *Namespace, plan *PlacedSlot, need *SlotNeed, path s
 			less = less || need.unfit(b, durabilityNone) == ""
 		}
 		if why == "" {
-			plan.Reason = fmt.Sprintf("the first backend with %s that keeps durability %s%s", need.Primitive, asked, stated)
+			plan.Reason = "the first backend with " + need.Primitive
+			if need.keeps() {
+				plan.Reason += " that keeps durability " + asked + stated
+			}
 			v.take(n, plan, c, b, path)
 			return true
 		}
 		plan.Rejected = append(plan.Rejected, Rejection{c.doc.Spec.GetName(), why})
 	}
 	if !unsure {
-		v.report.namespace(n, path, "%s", noneFits(plan, asked, stated, less))
+		v.report.namespace(n, path, "%s", noneFits(plan, need, asked, stated, less))
 	}
 	return false
 }
 
 // noneFits says why no backend fills a slot. less tells whether one would if less
 // durability were asked for.
-func noneFits(plan *PlacedSlot, durability, stated string, less bool) string {
+func noneFits(plan *PlacedSlot, need *SlotNeed, durability, stated string, less bool) string {
 	if len(plan.Rejected) == 0 {
 		return "there is no backend to fill the slot " + plan.Name + "; add a document of kind: Backend"
 	}
@@ -321,6 +329,9 @@ func noneFits(plan *PlacedSlot, durability, stated string, less bool) string {
 		why[i] = quote(r.Backend) + ": " + r.Reason
 	}
 	advice := "; add one that does"
+	if !need.keeps() {
+		return fmt.Sprintf("no backend fills the slot %s; %s%s", plan.Name, strings.Join(why, "; "), advice)
+	}
 	switch {
 	case !less:
 	case stated != "":
@@ -334,12 +345,27 @@ func noneFits(plan *PlacedSlot, durability, stated string, less bool) string {
 // take notes that c fills the slot.
 func (v *resolver) take(n *Namespace, plan *PlacedSlot, c *candidate, b driver.Backend, path string) {
 	plan.Backend, plan.Driver, plan.Extent = c.doc.Spec.GetName(), c.doc.Spec.GetDriver(), b.Extent
-	plan.Guarantees = b.KV.Guarantees()
-	if plan.Guarantees.ScanCost == driver.ScanKeyspace {
-		plan.Warnings = append(plan.Warnings, "a scan reads every key of the backend, not only those asked for; keep big keyspaces apart")
-	}
+	v.promise(n, plan, b)
 	v.occupied = append(v.occupied, occupant{
 		namespace: n, path: path, backend: c.doc, pattern: plan.Space.Pattern,
 		extent: b.Extent, adopted: plan.Space.Layout != nil,
 	})
+}
+
+// promise notes what the slot's primitive promises, and what to be warned of.
+func (v *resolver) promise(n *Namespace, plan *PlacedSlot, b driver.Backend) {
+	switch plan.Primitive {
+	case PrimitiveKV:
+		plan.Guarantees = b.KV.Guarantees()
+		if plan.Guarantees.ScanCost == driver.ScanKeyspace {
+			plan.Warnings = append(plan.Warnings, "a scan reads every key of the backend, not only those asked for; keep big keyspaces apart")
+		}
+	case PrimitiveLog:
+		plan.Log = b.Log.Guarantees()
+	case PrimitivePubSub:
+		plan.PubSub = b.PubSub.Guarantees()
+		if d := n.Spec.GetNeeds().GetDurability(); d == durabilityStrong || d == durabilityProcess {
+			plan.Warnings = append(plan.Warnings, "durability: "+d+" does not hold for its messages, which nobody keeps")
+		}
+	}
 }

@@ -19,8 +19,13 @@ const (
 	consistencyStrong = "strong"
 )
 
-// kindKeyValue is what the short form "stores" stands for.
-const kindKeyValue = "keyvalue"
+// What the short forms stand for: "stores" for the first, "topics" for the
+// others, which have the names of their kinds.
+const (
+	kindKeyValue = "keyvalue"
+	kindProducer = "producer"
+	kindConsumer = "consumer"
+)
 
 // reserved begins the names that are Prism's own.
 const reserved = "__"
@@ -176,6 +181,7 @@ func passwordInQuery(query string) bool {
 func validateNamespace(n *namespacev1.Namespace, say sayer) {
 	validateLabels(n.GetLabels(), say)
 	validatePatterns(n, say)
+	validateTopics(n, say)
 	checkChoice("needs.durability", n.GetNeeds().GetDurability(), say, durabilityStrong, durabilityProcess, durabilityNone)
 	checkChoice("needs.consistency", n.GetNeeds().GetConsistency(), say, consistencyStrong)
 	checkChoice("auth.anonymous", n.GetAuth().GetAnonymous(), say, AnonymousDeny, AnonymousReadOnly, AnonymousReadWrite)
@@ -196,6 +202,12 @@ func validateLabels(labels map[string]string, say sayer) {
 		if len(value) > maxLabelValue {
 			say(path, "a label's value has at most "+strconv.Itoa(maxLabelValue)+" bytes")
 		}
+	}
+}
+
+func validateTopics(n *namespacev1.Namespace, say sayer) {
+	if len(n.GetConsumers()) > 0 && len(n.GetTopics()) == 0 {
+		say("consumers", "there is no topic to consume; write topics: [{name: NAME}]")
 	}
 }
 
@@ -224,12 +236,19 @@ type pattern struct {
 	short bool
 }
 
-// patternsOf returns all patterns of a namespace, those of stores first.
+// patternsOf returns all patterns of a namespace, those of stores first, then
+// those of topics.
 func patternsOf(n *namespacev1.Namespace) []pattern {
 	all := make([]pattern, 0, len(n.GetStores())+len(n.GetPatterns()))
 	for i, name := range n.GetStores() {
 		long := &namespacev1.Pattern{Name: name, Kind: kindKeyValue}
 		all = append(all, pattern{long, "stores[" + strconv.Itoa(i) + "]", true})
+	}
+	if len(n.GetTopics()) > 0 {
+		topics, consumers := topicSettings(n)
+		all = append(all,
+			pattern{&namespacev1.Pattern{Name: kindProducer, Kind: kindProducer, Settings: topics}, "topics", true},
+			pattern{&namespacev1.Pattern{Name: kindConsumer, Kind: kindConsumer, Settings: consumers}, "topics", true})
 	}
 	for i, p := range n.GetPatterns() {
 		all = append(all, pattern{p, "patterns[" + strconv.Itoa(i) + "]", false})

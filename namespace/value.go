@@ -86,8 +86,14 @@ func (d *decoder) scalar(n *yaml.Node, field protoreflect.FieldDescriptor, path 
 		s, ok := d.text(n, path)
 		return protoreflect.ValueOfString(s), ok
 	case protoreflect.Int32Kind:
-		i, ok := d.whole(n, path)
-		return protoreflect.ValueOfInt32(i), ok
+		i, ok := d.whole(n, 32, path)
+		return protoreflect.ValueOfInt32(int32(i)), ok
+	case protoreflect.Int64Kind:
+		i, ok := d.whole(n, 64, path)
+		return protoreflect.ValueOfInt64(i), ok
+	case protoreflect.BoolKind:
+		b, ok := d.truth(n, path)
+		return protoreflect.ValueOfBool(b), ok
 	}
 	d.mistake(n, path, "fields of type %s cannot be written yet", field.Kind())
 	return protoreflect.Value{}, false
@@ -111,8 +117,20 @@ func (d *decoder) text(n *yaml.Node, path string) (string, bool) {
 	return n.Value, true
 }
 
-// whole returns n as a whole number of 32 bits.
-func (d *decoder) whole(n *yaml.Node, path string) (int32, bool) {
+// truth returns n as a truth value.
+func (d *decoder) truth(n *yaml.Node, path string) (value, ok bool) {
+	if !d.is(n, yaml.ScalarNode, path) {
+		return false, false
+	}
+	if n.Tag != tagBool {
+		d.mistake(n, path, "true or false is needed, this is %s", what(n))
+		return false, false
+	}
+	return n.Value[0]|0x20 == 't', true
+}
+
+// whole returns n as a whole number of so many bits.
+func (d *decoder) whole(n *yaml.Node, bits int, path string) (int64, bool) {
 	if !d.is(n, yaml.ScalarNode, path) {
 		return 0, false
 	}
@@ -124,12 +142,12 @@ func (d *decoder) whole(n *yaml.Node, path string) (int32, bool) {
 		d.mistake(n, path, "a whole number in decimal is needed, such as 500; this is %s", what(n))
 		return 0, false
 	}
-	i, err := strconv.ParseInt(n.Value, 10, 32)
+	i, err := strconv.ParseInt(n.Value, 10, bits)
 	if err != nil {
-		d.mistake(n, path, "the number is out of range; at most %d", math.MaxInt32)
+		d.mistake(n, path, "the number is out of range; at most %d", int64(math.MaxInt64)>>(64-bits))
 		return 0, false
 	}
-	return int32(i), true
+	return i, true
 }
 
 // structure returns the mapping n as plain JSON types, nil if there is

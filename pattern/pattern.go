@@ -7,6 +7,7 @@ package pattern
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
@@ -31,6 +32,23 @@ type Kind struct {
 	// current one for each operation instead of an Instance.
 	Streams map[string]StreamFunc
 
+	// Lasting names the streaming methods that go on until somebody ends them.
+	// Such a stream stays when the configuration is replaced by one that has
+	// the same pattern on the same backends. It takes a place among the calls
+	// in flight to be let in, and keeps none; its client may leave it unread.
+	// Its context ends when the stream should, and Leaving says why.
+	Lasting []string
+
+	// Item is what the paths of Routes without an Action name: "key".
+	Item string
+
+	// Counts are what the pattern counts beside its calls: for each the
+	// metric prism_{Kind.Name}_{Count.Name}_total by namespace and pattern.
+	Counts []Count
+
+	// Metrics are what instances measure of themselves; see Measurer.
+	Metrics []Metric
+
 	// Routes are the kind's operations over HTTP, below
 	// /v1/namespaces/{namespace}/{Name}.
 	Routes []Route
@@ -41,6 +59,28 @@ type Kind struct {
 
 	// Open makes the pattern of one namespace. It talks to nobody.
 	Open func(c Config) (Instance, error)
+}
+
+// A Count is a number that only grows.
+type Count struct {
+	Name string // "missed_messages"
+	Help string // one sentence
+}
+
+// A Metric is a series of numbers.
+type Metric struct {
+	Name    string   // "prism_consumer_lag_messages"
+	Help    string   // one sentence
+	Counter bool     // it only grows while the proxy runs
+	Labels  []string // beside namespace and pattern
+}
+
+// A Measurer is an Instance that measures something of itself.
+type Measurer interface {
+	// Measure tells the numbers as they are now: of Kind.Metrics[i] one for each
+	// combination of labels, in the order in which the Metric names them. It
+	// asks no backend.
+	Measure(tell func(i int, value float64, labels ...string))
 }
 
 // A Slot is a place in a pattern that a primitive fills.
@@ -56,6 +96,7 @@ type Config struct {
 	Settings  json.RawMessage
 	Slots     map[string]Filled
 	Now       func() time.Time
+	Count     func(i int, n uint64) // adds to Kind.Counts[i]; nil: nobody counts
 }
 
 // Filled is what fills a slot.
@@ -65,8 +106,18 @@ type Filled struct {
 }
 
 // An Instance implements the server interface of the kind's Service for one
-// pattern of one namespace.
+// pattern of one namespace. It stays when the configuration is replaced by one
+// that has the same pattern, with the same settings, on the same backends.
 type Instance any
+
+// A Closer is an Instance that holds something.
+type Closer interface {
+	// Close is called once, when no configuration has the pattern any more or
+	// the proxy stops. What is asked of the instance from then on is
+	// errs.Draining. It finishes what is in hand while the context lasts, gives
+	// back what it holds, and returns when that is done.
+	Close(ctx context.Context)
+}
 
 // A Call is what a pattern may know of the call it serves.
 type Call struct {
@@ -103,6 +154,23 @@ func CallOf(ctx context.Context) *Call {
 }
 
 var noCall Call
+
+// ErrGoing ends the context of a lasting stream when the proxy stops. Its
+// client is told to go elsewhere, and then it has ended well.
+var ErrGoing = errors.New("the proxy is stopping")
+
+// Leaving returns why the context of a lasting stream has ended: ErrGoing, or
+// what else the stream ends with when its client has been told to begin it
+// again. nil: it has not ended, or its client has left.
+func Leaving(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, ErrGoing) || errors.Is(cause, errs.Draining) {
+		return cause
+	}
+	return nil
+}
 
 // A Teller says what a client is told of an outcome that is an error: with the
 // request id, and without the cause, which is logged.
@@ -184,6 +252,7 @@ type Ticket struct {
 // A Route is one operation over HTTP.
 type Route struct {
 	Verb   string   // "GET"
+	Path   string   // "topics/{topic}/messages", "topics/{topic}/groups/{group}:receive": instead of the kind's own paths
 	Action string   // "increment" for POST …/{kind}:increment; empty: the path names an item
 	Op     string   // what the query parameter op says, where one action is several methods
 	Query  []string // the query parameters that it takes; others are refused
@@ -195,4 +264,8 @@ type Route struct {
 type HTTPRequest struct {
 	*http.Request
 	Item string // decoded; empty where Action is set
+
+	// Names are what the segments in braces of Route.Path name, in their
+	// order, decoded.
+	Names []string
 }

@@ -91,22 +91,38 @@ func (p *pool) take(doc *namespace.Backend) (*backend, error) {
 // troubles to itself. What runs in this process has no connection to lose.
 func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
 	out, err := b.conn.Space(s)
-	if err != nil || out.KV == nil {
+	if err != nil {
 		return out, err
 	}
-	if out.KV.Guarantees().Shared {
-		out.KV = b.breaker.KV(b.retrier.KV(b.limiter.KV(out.KV)))
+	if out.PubSub != nil {
+		out.PubSub = p.pubsub(b, out.PubSub)
 	}
-	if out.KV.Guarantees().Idempotency == driver.IdempotencyReserved {
+	if out.KV != nil {
+		out.KV, err = p.kv(b, s, out.KV)
+	}
+	return out, err
+}
+
+func (p *pool) kv(b *backend, s driver.Space, kv driver.KV) (driver.KV, error) {
+	if kv.Guarantees().Shared {
+		kv = b.breaker.KV(b.retrier.KV(b.limiter.KV(kv)))
+	}
+	if kv.Guarantees().Idempotency == driver.IdempotencyReserved {
 		// No pattern has such a name, so nobody else reaches the records.
 		records, err := b.conn.Space(driver.Space{Namespace: s.Namespace, Pattern: s.Pattern + "!once"})
 		if err != nil {
-			return out, err
+			return nil, err
 		}
-		out.KV = wrap.Once(out.KV, records.KV, p.now)
+		kv = wrap.Once(kv, records.KV, p.now)
 	}
-	out.KV = wrap.Observe(out.KV, b.name, &backendObserver{b.series, b.log})
-	return out, nil
+	return wrap.Observe(kv, b.name, &backendObserver{b.series, b.log}), nil
+}
+
+func (p *pool) pubsub(b *backend, ps driver.PubSub) driver.PubSub {
+	if ps.Guarantees().Shared {
+		ps = b.breaker.PubSub(b.limiter.PubSub(ps))
+	}
+	return wrap.ObservePubSub(ps, b.name, &backendObserver{b.series, b.log})
 }
 
 // release gives a backend back; the last one to do so closes it.

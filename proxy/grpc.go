@@ -45,7 +45,8 @@ func (p *Proxy) newGRPC() (*grpc.Server, *health.Server) {
 		grpc.NumStreamWorkers(uint32(32*runtime.GOMAXPROCS(0))),
 		grpc.WaitForHandlers(true),
 		// Connections move from time to time, so that load follows new proxies.
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: p.opts.ConnectionAge, MaxConnectionAgeGrace: time.Minute}),
+		// What lasts on one of them keeps it.
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: p.opts.ConnectionAge}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnknownServiceHandler(p.unknownMethod),
 	)
@@ -105,7 +106,8 @@ func (p *Proxy) unary(m *method, next grpc.MethodHandler) grpc.MethodHandler {
 	}
 }
 
-// stream serves one streaming method that is one call.
+// stream serves one streaming method that is one call. Returning is what frees
+// a send that hangs, and with it the call.
 func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
 	return func(_ any, ss grpc.ServerStream) error {
 		c := &call{Context: ss.Context(), method: m, transport: overGRPC}
@@ -113,7 +115,12 @@ func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
 		p.metrics.open(m, 1)
 		defer p.metrics.open(m, -1)
 		c.selectors.id() // made now: a slow stream's error is written beside the call
-		slow := make(chan struct{})
+		var slow chan struct{}
+		if m.lasting {
+			c.overdue = make(chan struct{})
+		} else {
+			slow = make(chan struct{})
+		}
 		done := make(chan error, 1)
 		go func() {
 			var err error
@@ -126,8 +133,10 @@ func (p *Proxy) stream(m *method, next grpc.StreamHandler) grpc.StreamHandler {
 		select {
 		case err := <-done:
 			return p.status(c, err)
-		case <-slow: // returning is what frees the send that hangs, and with it the call
+		case <-slow:
 			return p.status(c, errs.New(errs.SlowReader, "no message was read for %s; read messages as they come", slowAfter))
+		case <-c.overdue:
+			return p.status(c, errUnread)
 		}
 	}
 }
@@ -139,7 +148,7 @@ const slowAfter = 10 * time.Second
 type servedStream struct {
 	grpc.ServerStream
 	ctx      context.Context //nolint:containedctx // it is the stream's
-	received func() error    // is called after each message
+	received func() error    // is called after the first message
 	slow     chan struct{}   // closed when the client does not read
 	message  message
 }
@@ -150,7 +159,7 @@ func (s *servedStream) Context() context.Context { return s.ctx }
 // SendMsg implements grpc.ServerStream. A stream has one sender, so that slow
 // is closed once.
 func (s *servedStream) SendMsg(m any) error {
-	if s.slow == nil { // a stream of operations, which looks after that itself
+	if s.slow == nil { // a stream of operations, which looks after that itself, or one that may be left unread
 		return s.ServerStream.SendMsg(m)
 	}
 	t := time.AfterFunc(slowAfter, func() { close(s.slow) })
@@ -163,7 +172,12 @@ func (s *servedStream) RecvMsg(m any) error {
 	if err := s.message.receive(m, s.ServerStream.RecvMsg); err != nil {
 		return err
 	}
-	return s.received()
+	received := s.received
+	if received == nil {
+		return nil
+	}
+	s.received = nil
+	return received()
 }
 
 // message is a message that is received whatever its bytes are. gRPC answers

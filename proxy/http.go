@@ -29,6 +29,9 @@ type httpServer struct {
 	hosts   hosts
 	origins []string
 	routes  map[routeKey]*route
+	items   map[string]string // what each kind's paths name
+
+	templates []*template
 }
 
 type routeKey struct{ kind, verb, action, op string }
@@ -39,10 +42,15 @@ type route struct {
 }
 
 func newHTTPServer(p *Proxy) *httpServer {
-	s := &httpServer{proxy: p, hosts: hosts{names: p.opts.HTTPHosts}, origins: p.opts.CORSOrigins, routes: make(map[routeKey]*route)}
+	s := &httpServer{proxy: p, hosts: hosts{names: p.opts.HTTPHosts}, origins: p.opts.CORSOrigins, routes: make(map[routeKey]*route), items: make(map[string]string)}
 	for i := range p.kinds.all {
 		k := &p.kinds.all[i]
+		s.items[k.Name] = k.Item
 		for _, r := range k.Routes {
+			if r.Path != "" {
+				s.templates = append(s.templates, newTemplate(&route{r, p.kinds.methods[i][r.Method]}))
+				continue
+			}
 			s.routes[routeKey{k.Name, r.Verb, r.Action, r.Op}] = &route{r, p.kinds.methods[i][r.Method]}
 		}
 	}
@@ -83,8 +91,12 @@ func (s *httpServer) serve(out *timedWriter, r *http.Request, c *call) {
 	}
 	c.method = to.method
 	s.proxy.readHeader(r.Header, c)
+	if c.method.lasting {
+		s.proxy.metrics.open(c.method, 1)
+		defer s.proxy.metrics.open(c.method, -1)
+	}
 	err = s.proxy.serve(c, func(ctx context.Context, instance pattern.Instance) error {
-		return to.Handle(ctx, instance, out, &pattern.HTTPRequest{Request: r, Item: to.item})
+		return to.Handle(ctx, instance, out, &pattern.HTTPRequest{Request: r, Item: to.item, Names: to.names})
 	})
 	if err != nil && !out.wrote {
 		s.fail(out, r, c, err)
@@ -113,16 +125,30 @@ func (s *httpServer) guard(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Access-Control-Expose-Headers", "ETag, Request-Id, Server-Timing, Prism-Expires-At, Retry-After")
 	if r.Method == http.MethodOptions {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD, PUT, POST, DELETE")
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Accept, If-Match, If-None-Match, Idempotency-Key, Request-Id, X-Prism-Pattern")
+		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Content-Encoding, Accept, If-Match, If-None-Match, Idempotency-Key, Request-Id, X-Prism-Pattern"+fieldHeaders(r.Header))
 		h.Set("Access-Control-Max-Age", "600")
 	}
 	return nil
 }
 
+// fieldHeaders lists those of the headers that a page asks to send which may be
+// fields of messages; their names are open.
+func fieldHeaders(h http.Header) string {
+	var list strings.Builder
+	for name := range strings.SplitSeq(h.Get("Access-Control-Request-Headers"), ",") {
+		name = strings.ToLower(strings.TrimSpace(name))
+		if strings.HasPrefix(name, "prism-") && !strings.ContainsFunc(name, func(r rune) bool { return r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') }) {
+			list.WriteString(", " + name)
+		}
+	}
+	return list.String()
+}
+
 // routed is a route with the item that the path names.
 type routed struct {
 	*route
-	item string
+	item  string
+	names []string
 }
 
 // route finds what a request asks for and sets the selectors that the path
@@ -146,6 +172,12 @@ func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
 		}
 		rest = rest[2:]
 	}
+	if to, found, err := s.templated(rest, r); found {
+		if err == nil {
+			err = to.checkQuery("", query)
+		}
+		return to, err
+	}
 	kind, action, isAction := strings.Cut(rest[0], ":")
 	key := routeKey{kind: kind, verb: r.Method, action: action}
 	var item string
@@ -155,7 +187,7 @@ func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
 	case isAction && action != "" && len(rest) == 1:
 		key.op = query.Get("op")
 	case !isAction && len(rest) > 1:
-		if item, err = itemOf(rest[1:], query); err != nil {
+		if item, err = itemOf(s.items[kind], rest[1:], query); err != nil {
 			return routed{}, err
 		}
 	default:
@@ -165,15 +197,15 @@ func (s *httpServer) route(r *http.Request, c *call) (routed, error) {
 	if to == nil {
 		return routed{}, s.wrongVerb(r, key)
 	}
-	return routed{to, item}, to.checkQuery(query)
+	return routed{route: to, item: item}, to.checkQuery(s.items[kind], query)
 }
 
 // checkQuery refuses parameters that the route does not have: a misspelt ttl
 // must not become none.
-func (r *route) checkQuery(query url.Values) error {
+func (r *route) checkQuery(item string, query url.Values) error {
 	var bad []errs.Field
 	for name := range query {
-		own := r.Action == "" && name == "key" || r.Op != "" && name == "op" || slices.Contains(r.Query, name)
+		own := item != "" && r.Action == "" && name == item || r.Op != "" && name == "op" || slices.Contains(r.Query, name)
 		if !own {
 			bad = append(bad, errs.Field{Path: name, Text: "is no query parameter here; see /openapi.json for those that are"})
 		}
@@ -188,22 +220,30 @@ func (r *route) checkQuery(query url.Values) error {
 func (s *httpServer) has(kind string) bool { _, ok := s.proxy.kinds.byName[kind]; return ok }
 
 // itemOf returns the item that the last segment names, or the query if the
-// segment is "-".
-func itemOf(rest []string, query url.Values) (string, error) {
-	if keys := query["key"]; len(rest) == 1 && rest[0] == "-" && len(keys) > 0 {
-		if len(keys) > 1 {
-			return "", errs.Invalid(errs.Field{Path: "key", Text: "was given more than once; give it once"})
+// segment is "-". what is what the kind calls its items.
+func itemOf(what string, rest []string, query url.Values) (string, error) {
+	if named := query[what]; len(rest) == 1 && rest[0] == "-" && len(named) > 0 {
+		if len(named) > 1 {
+			return "", errs.Invalid(errs.Field{Path: what, Text: "was given more than once; give it once"})
 		}
-		return keys[0], nil
+		return named[0], nil
 	}
 	if len(rest) > 1 || rest[0] == "" || rest[0] == "." || rest[0] == ".." {
-		return "", errs.New(errs.InvalidKey, "a key is one segment of the path: percent-encode what is not A-Z a-z 0-9 - _ . ~ in it (/ is %%2F), or send it as -?key=")
+		return "", badItem(what, "a "+what+" is one segment of the path: percent-encode what is not A-Z a-z 0-9 - _ . ~ in it (/ is %2F), or send it as -?"+what+"=")
 	}
 	item, err := url.PathUnescape(rest[0])
 	if err != nil {
-		return "", errs.New(errs.InvalidKey, "the key in the path is not percent-encoded properly")
+		return "", badItem(what, "the "+what+" in the path is not percent-encoded properly")
 	}
 	return item, nil
+}
+
+// badItem is INVALID_KEY for what is called a key.
+func badItem(what, text string) error {
+	if what == "key" {
+		return errs.New(errs.InvalidKey, "%s", text)
+	}
+	return errs.Invalid(errs.Field{Path: what, Text: text})
 }
 
 // noRouteError marks what is not in the API at all.

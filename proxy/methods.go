@@ -2,10 +2,11 @@ package proxy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -28,6 +29,7 @@ type method struct {
 	timeout time.Duration
 	bulk    bool // does the work of many calls: shed first
 	batch   bool // its pattern charges the items to the rate
+	lasting bool // see pattern.Kind.Lasting
 }
 
 func (m *method) write() bool { return m.class != accessv1.Class_CLASS_READ }
@@ -38,6 +40,25 @@ type kinds struct {
 	byName  map[string]int
 	methods []map[string]*method // per kind, by name
 	count   int                  // of methods
+	events  []event
+}
+
+// event is one pattern.Count; the first of each kind's is at firstEvent.
+type event struct {
+	kind int
+	desc *prometheus.Desc
+}
+
+func (k *kinds) addEvents(kind int) {
+	for _, c := range k.all[kind].Counts {
+		name := "prism_" + k.all[kind].Name + "_" + c.Name + "_total"
+		k.events = append(k.events, event{kind, prometheus.NewDesc(name, c.Help, []string{"namespace", "pattern"}, nil)})
+	}
+}
+
+// firstEvent returns the index of a kind's first event.
+func (k *kinds) firstEvent(kind int) int {
+	return slices.IndexFunc(k.events, func(e event) bool { return e.kind == kind })
 }
 
 // newKinds reads the access class of every method from the wire contract; a
@@ -46,16 +67,18 @@ func newKinds(all []pattern.Kind) (*kinds, error) {
 	k := &kinds{all: all, byName: make(map[string]int, len(all))}
 	for i := range all {
 		k.byName[all[i].Name] = i
-		methods, err := k.read(i, all[i].Service)
+		methods, err := k.read(i)
 		if err != nil {
 			return nil, err
 		}
 		k.methods = append(k.methods, methods)
+		k.addEvents(i)
 	}
 	return k, nil
 }
 
-func (k *kinds) read(kind int, service *grpc.ServiceDesc) (map[string]*method, error) {
+func (k *kinds) read(kind int) (map[string]*method, error) {
+	service := k.all[kind].Service
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service.ServiceName))
 	if err != nil {
 		return nil, fmt.Errorf("service %s: %w", service.ServiceName, err)
@@ -73,7 +96,8 @@ func (k *kinds) read(kind int, service *grpc.ServiceDesc) (map[string]*method, e
 		}
 		m := &method{kind: kind, index: k.count, name: string(md.Name()), full: service.ServiceName + "/" + string(md.Name()), class: class}
 		m.batch = strings.HasSuffix(m.name, "Batch")
-		m.bulk = m.batch || md.IsStreamingServer()
+		m.lasting = slices.Contains(k.all[kind].Lasting, m.name)
+		m.bulk = m.batch || md.IsStreamingServer() && !m.lasting
 		if !md.IsStreamingServer() && !md.IsStreamingClient() {
 			m.timeout = unaryTimeout
 		}

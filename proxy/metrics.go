@@ -37,6 +37,7 @@ type metrics struct {
 	breakers *prometheus.GaugeVec
 	nowhere  *counters // requests that reached no namespace
 	methods  []*method // by index
+	events   []event
 
 	mu       sync.Mutex // guards the fields below, and who holds what is in them
 	patterns map[patternName]*counters
@@ -64,7 +65,7 @@ func newMetrics(k *kinds) *metrics {
 	seconds := newHistogram("prism_request_duration_seconds", "Time from the arrival of an operation to its answer.",
 		[2]string{"kind", "method"})
 	m.patterns, m.backends = map[patternName]*counters{}, map[string]*backendSeries{}
-	m.seconds, m.methods = make([]*durations, k.count), make([]*method, k.count)
+	m.seconds, m.methods, m.events = make([]*durations, k.count), make([]*method, k.count), k.events
 	for i, methods := range k.methods {
 		for _, md := range methods {
 			m.methods[md.index] = md

@@ -65,7 +65,9 @@ type Proxy struct {
 	tracing *tracing // nil: none
 	streams *streams
 	unsent  unsent
-	gate    gate
+
+	instances instances
+	gate      gate
 
 	snapshot atomic.Pointer[snapshot]
 
@@ -93,9 +95,10 @@ func New(o Options) (*Proxy, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{opts: o, log: o.Log, kinds: k, metrics: newMetrics(k), streams: newStreams(), tracing: newTracing(o.Tracer)}
+	p.instances.all = make(map[string]*instance)
 	p.gate.limit = int64(cmp.Or(o.MaxInFlight, DefaultInFlight))
 	p.unsent.limit = cmp.Or(int64(o.MaxUnsent), unsentLimit(debug.SetMemoryLimit(-1)))
-	p.metrics.registry.MustRegister(p.unsent.collector())
+	p.metrics.registry.MustRegister(p.unsent.collector(), newMeasures(p))
 	p.pool = &pool{open: o.open, log: o.Log, metrics: p.metrics, now: o.Now, all: map[string]*backend{}}
 	p.snapshot.Store(newSnapshot())
 	p.grpc, p.health = p.newGRPC()
@@ -145,7 +148,10 @@ func (p *Proxy) Stop(ctx context.Context) {
 	defer refuse.Stop()
 	drain, cancel := context.WithTimeout(ctx, p.opts.DrainTime)
 	defer cancel()
-	var both sync.WaitGroup
+	served, over := context.WithCancel(drain) // who is not served any more can settle nothing
+	defer over()
+	var closing, both sync.WaitGroup
+	closing.Go(func() { p.instances.close(served) })
 	both.Go(func() {
 		stop := context.AfterFunc(drain, p.grpc.Stop)
 		defer stop()
@@ -157,6 +163,8 @@ func (p *Proxy) Stop(ctx context.Context) {
 		}
 	})
 	both.Wait()
+	over()
+	closing.Wait()
 	_ = p.ops.Close() // last, so that the drain can be watched
 	p.serving.Wait()
 	p.closeBackends()

@@ -13,15 +13,22 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	consumerv1 "github.com/prismgw/prism/api/prism/consumer/v1"
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
+	producerv1 "github.com/prismgw/prism/api/prism/producer/v1"
+	pubsubv1 "github.com/prismgw/prism/api/prism/pubsub/v1"
+	"github.com/prismgw/prism/envelope/text"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
+	"github.com/prismgw/prism/pattern/consumer"
 	"github.com/prismgw/prism/pattern/keyvalue"
+	"github.com/prismgw/prism/pattern/producer"
+	"github.com/prismgw/prism/pattern/pubsub"
 )
 
 func newRoutes(t testing.TB) *httpServer {
 	t.Helper()
-	p, err := New(Options{Kinds: []pattern.Kind{keyvalue.Kind()}})
+	p, err := New(Options{Kinds: []pattern.Kind{keyvalue.Kind(), producer.Kind(), consumer.Kind(), pubsub.Kind()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,12 +54,25 @@ type parameter struct {
 	Schema   struct{ Enum []string }
 }
 
-// parameters are what the handlers of keys read of a request.
-var parameters = map[string]string{
-	http.MethodGet:    "Request-Id with_expiry Accept If-None-Match If-Match",
-	http.MethodHead:   "Request-Id with_expiry Accept If-None-Match If-Match",
-	http.MethodPut:    "Request-Id Idempotency-Key If-Match If-None-Match ttl",
-	http.MethodDelete: "Request-Id Idempotency-Key If-Match",
+// parameters are what the handlers of items read of a request.
+var parameters = map[routeKey]string{
+	{kind: "keyvalue", verb: http.MethodGet}:    "Request-Id with_expiry Accept If-None-Match If-Match",
+	{kind: "keyvalue", verb: http.MethodHead}:   "Request-Id with_expiry Accept If-None-Match If-Match",
+	{kind: "keyvalue", verb: http.MethodPut}:    "Request-Id Idempotency-Key If-Match If-None-Match ttl",
+	{kind: "keyvalue", verb: http.MethodDelete}: "Request-Id Idempotency-Key If-Match",
+	{kind: "pubsub", verb: http.MethodPost}:     "Request-Id Content-Encoding" + fieldNames(),
+	{kind: "pubsub", verb: http.MethodGet}:      "Request-Id Accept group",
+}
+
+// fieldNames are the headers that are fields of a message, but for the content
+// type, which is no parameter in OpenAPI, and the families.
+func fieldNames() (names string) {
+	for _, name := range text.Names() {
+		if !strings.HasPrefix(name, "content-") && !strings.HasSuffix(name, "-") {
+			names += " " + http.CanonicalHeaderKey("prism-"+name)
+		}
+	}
+	return names
 }
 
 type schema struct {
@@ -69,7 +89,7 @@ func TestOpenAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newRoutes(t)
-	found, ids := map[routeKey]int{}, map[string]bool{}
+	found, ids, templates := map[routeKey]int{}, map[string]bool{}, map[*route]int{}
 	for path, verbs := range d.Paths {
 		for verb, raw := range verbs {
 			if verb == "parameters" {
@@ -83,6 +103,10 @@ func TestOpenAPI(t *testing.T) {
 				t.Errorf("%s %s: operation %q is there already, or says nothing of errors", verb, path, o.OperationID)
 			}
 			ids[o.OperationID] = true
+			if strings.Contains(path, "/topics/") {
+				templates[templateOf(t, s, strings.ToUpper(verb), path, &o)]++
+				continue
+			}
 			for _, key := range routesOf(t, s, strings.ToUpper(verb), path, &o) {
 				found[key]++
 			}
@@ -93,8 +117,16 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("%+v is described %d times, not with and without a pattern", key, found[key])
 		}
 	}
+	for _, one := range s.templates {
+		if templates[one.route] != 2 {
+			t.Errorf("%s %s is described %d times, not with and without a pattern", one.route.Verb, one.route.Path, templates[one.route])
+		}
+	}
 	for name, message := range map[string]proto.Message{
-		"StoreResponse": &keyvaluev1.StoreResponse{}, "IncrementRequest": &keyvaluev1.IncrementRequest{}, "IncrementResponse": &keyvaluev1.IncrementResponse{},
+		"TopicPublishResponse": &producerv1.PublishResponse{}, "AcknowledgeRequest": &consumerv1.AcknowledgeRequest{}, "RejectRequest": &consumerv1.RejectRequest{},
+		"ExtendRequest": &consumerv1.ExtendRequest{}, "SeekRequest": &consumerv1.SeekRequest{}, "SettleResponse": &consumerv1.AcknowledgeResponse{},
+		"PublishResponse": &pubsubv1.PublishResponse{},
+		"StoreResponse":   &keyvaluev1.StoreResponse{}, "IncrementRequest": &keyvaluev1.IncrementRequest{}, "IncrementResponse": &keyvaluev1.IncrementResponse{},
 		"ExpireRequest": &keyvaluev1.ExpireRequest{}, "ExpireResponse": &keyvaluev1.ExpireResponse{}, "ScanRequest": &keyvaluev1.ScanRequest{},
 		"StoreBatchRequest": &keyvaluev1.StoreBatchRequest{}, "RetrieveBatchRequest": &keyvaluev1.RetrieveBatchRequest{}, "DeleteBatchRequest": &keyvaluev1.DeleteBatchRequest{},
 	} {
@@ -108,6 +140,31 @@ func TestOpenAPI(t *testing.T) {
 	}
 }
 
+// templateOf returns the route of a described operation whose path has a form of
+// its own.
+func templateOf(t *testing.T, s *httpServer, verb, path string, o *operation) *route {
+	t.Helper()
+	at := strings.NewReplacer("{namespace}", "n", "{pattern}", "p", "{topic}", "t", "{group}", "g").Replace(path)
+	c := new(call)
+	to, err := s.route(&http.Request{Method: verb, URL: &url.URL{Path: at}, Header: http.Header{}}, c)
+	if err != nil {
+		t.Fatalf("%s %s is described and not there: %v", verb, path, err)
+	}
+	if want := []string{"t", "g"}[:strings.Count(path, "{")-strings.Count(path, "{namespace}")-strings.Count(path, "{pattern}")]; !slices.Equal(to.names, want) || c.selectors.namespace != "n" || (c.selectors.pattern == "p") != strings.Contains(path, "{pattern}") {
+		t.Errorf("%s %s: namespace %q, pattern %q, names %q", verb, path, c.selectors.namespace, c.selectors.pattern, to.names)
+	}
+	var query []string
+	for _, p := range o.Parameters {
+		if p.In == "query" {
+			query = append(query, p.Name)
+		}
+	}
+	if !slices.Equal(query, to.Query) {
+		t.Errorf("%s %s is described with %v, and reads %v", verb, path, query, to.Query)
+	}
+	return to.route
+}
+
 // routesOf returns the routes that a described operation means.
 func routesOf(t *testing.T, s *httpServer, verb, path string, o *operation) []routeKey {
 	t.Helper()
@@ -117,11 +174,15 @@ func routesOf(t *testing.T, s *httpServer, verb, path string, o *operation) []ro
 			ops = p.Schema.Enum
 		}
 	}
-	if want := parameters[verb]; want != "" && strings.Join(names, " ") != want {
+	writes := false
+	at := strings.NewReplacer("{namespace}", "n", "{pattern}", "p", "{key}", "k", "{subject}", "k").Replace(path)
+	kind := "keyvalue"
+	if strings.HasSuffix(at, "/pubsub/k") {
+		kind = "pubsub"
+	}
+	if want := parameters[routeKey{kind: kind, verb: verb}]; want != "" && !strings.Contains(path, ":") && strings.Join(names, " ") != want {
 		t.Errorf("%s %s is described with %v, and reads %s", verb, path, names, want)
 	}
-	writes := false
-	at := strings.NewReplacer("{namespace}", "n", "{pattern}", "p", "{key}", "k").Replace(path)
 	var keys []routeKey
 	for _, op := range ops {
 		u, err := url.Parse(at)
@@ -137,12 +198,12 @@ func routesOf(t *testing.T, s *httpServer, verb, path string, o *operation) []ro
 			t.Errorf("%s %s is described and not there: %v", verb, path, err)
 			continue
 		}
-		if c.selectors.namespace != "n" || (c.selectors.pattern == "p") != strings.Contains(path, "{pattern}") || (to.item == "k") != strings.Contains(path, "{key}") {
+		if c.selectors.namespace != "n" || (c.selectors.pattern == "p") != strings.Contains(path, "{pattern}") || (to.item == "k") != strings.HasSuffix(at, "/k") {
 			t.Errorf("%s %s: namespace %q, pattern %q, item %q", verb, path, c.selectors.namespace, c.selectors.pattern, to.item)
 		}
-		writes = writes || to.method.write()
+		writes = writes || kind == "keyvalue" && to.method.write() // a message is told at most once anyway
 		_, action, _ := strings.Cut(at[strings.LastIndex(at, "/")+1:], ":")
-		keys = append(keys, routeKey{kind: "keyvalue", verb: verb, action: action, op: op})
+		keys = append(keys, routeKey{kind: kind, verb: verb, action: action, op: op})
 	}
 	if slices.Contains(names, "Idempotency-Key") != writes {
 		t.Errorf("%s %s: an idempotency key is described: %v", verb, path, !writes)

@@ -32,6 +32,7 @@ type counters struct {
 	metrics *metrics
 	holders int                          // guarded by metrics.mu
 	rows    []atomic.Pointer[counterRow] // by method and transport
+	events  []atomic.Uint64              // as in kinds
 }
 
 // counterRow counts by gRPC code.
@@ -44,7 +45,7 @@ func (m *metrics) hold(namespace, pattern string) *counters {
 	defer m.mu.Unlock()
 	c := m.patterns[name]
 	if c == nil {
-		c = &counters{patternName: name, metrics: m, rows: make([]atomic.Pointer[counterRow], len(m.methods)*int(transports))}
+		c = &counters{patternName: name, metrics: m, rows: make([]atomic.Pointer[counterRow], len(m.methods)*int(transports)), events: make([]atomic.Uint64, len(m.events))}
 		m.patterns[name] = c
 	}
 	c.holders++
@@ -84,6 +85,11 @@ func (c *counters) add(m *method, via transport, code int) {
 	row[code].Add(1)
 }
 
+// eventsFrom returns what adds to the events from one on.
+func (c *counters) eventsFrom(first int) func(i int, n uint64) {
+	return func(i int, n uint64) { c.events[first+i].Add(n) }
+}
+
 // requests collects the counters of all namespaces.
 type requests struct{ metrics *metrics }
 
@@ -94,7 +100,12 @@ var requestsDesc = prometheus.NewDesc("prism_requests_total",
 	[]string{"namespace", "pattern", "method", "transport", "code"}, nil)
 
 // Describe implements prometheus.Collector.
-func (*requests) Describe(to chan<- *prometheus.Desc) { to <- requestsDesc }
+func (r *requests) Describe(to chan<- *prometheus.Desc) {
+	to <- requestsDesc
+	for _, e := range r.metrics.events {
+		to <- e.desc
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (r *requests) Collect(to chan<- prometheus.Metric) {
@@ -107,6 +118,11 @@ func (r *requests) Collect(to chan<- prometheus.Metric) {
 }
 
 func (c *counters) collect(to chan<- prometheus.Metric) {
+	for i, e := range c.metrics.events {
+		if n := c.events[i].Load(); n > 0 {
+			to <- prometheus.MustNewConstMetric(e.desc, prometheus.CounterValue, float64(n), c.namespace, c.pattern)
+		}
+	}
 	for i := range c.rows {
 		row := c.rows[i].Load()
 		if row == nil {
@@ -139,7 +155,7 @@ func (m *metrics) holdBackend(name string) *backendSeries {
 	s := m.backends[name]
 	if s == nil {
 		s = &backendSeries{metrics: m, name: name, seconds: make(map[string]*durations)}
-		for _, op := range []string{"get", "get_many", "apply", "scan"} {
+		for _, op := range []string{"get", "get_many", "apply", "scan", "publish", "subscribe"} {
 			s.seconds[op] = m.calls.with(name, op)
 		}
 		m.backends[name] = s

@@ -40,6 +40,8 @@ type call struct {
 
 	snapshot *snapshot
 	target   *target
+	stay     *stay         // of a lasting stream that has been let in
+	overdue  chan struct{} // of a lasting one over gRPC: closed when it has had its time to end
 	message  message
 	inside   bool      // it has a place
 	deadline time.Time // zero: the client's own, if it set one
@@ -74,6 +76,10 @@ func (p *Proxy) serve(c *call, run func(ctx context.Context, instance pattern.In
 	p.metrics.count(c.target, c.method, c.transport, c.start, err)
 	if c.snapshot != nil { // not before, or it could be the end of what is counted in
 		c.snapshot.release()
+	}
+	if c.stay != nil {
+		p.streams.leave(c.stay)
+		c.target.counters.drop()
 	}
 	if span != nil {
 		end(span, err)
@@ -116,6 +122,9 @@ func (p *Proxy) steps(c *call, run func(ctx context.Context, instance pattern.In
 	if c.method.batch {
 		c.Meter = c
 	}
+	if c.method.lasting {
+		p.settle(c)
+	}
 	defer p.dismiss(c)
 	if c.transport == overHTTP {
 		if err := p.admit(c); err != nil {
@@ -139,7 +148,9 @@ func (p *Proxy) admit(c *call) error {
 	if err := p.gate.enter(c, l, &l.unary, c.method, nil); err != nil {
 		return err
 	}
-	c.inside = true
+	if c.inside = !c.method.lasting; !c.inside {
+		p.gate.exit(l)
+	}
 	c.stamp(&c.admitted)
 	return nil
 }
@@ -182,9 +193,9 @@ func (s *selectors) id() string {
 func unprintable(r rune) bool { return r <= ' ' || r > '~' }
 
 // timeout is the deadline of a call whose client set none. Over HTTP every
-// call is one request and one answer.
+// call is one request and one answer, unless it lasts.
 func (c *call) timeout() time.Duration {
-	if c.transport == overHTTP {
+	if c.transport == overHTTP && !c.method.lasting {
 		return unaryTimeout
 	}
 	return c.method.timeout

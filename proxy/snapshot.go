@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,8 @@ type snapshot struct {
 	namespaces map[string]*tenant
 	backends   map[string]*backend
 	open       bool // every namespace lets anonymous callers in, so that saying which exist reveals nothing
+
+	instances []*instance // of its patterns
 
 	users  atomic.Int64 // calls under way, and one while it is current
 	free   func()
@@ -49,6 +52,8 @@ type tenant struct {
 // target is one pattern of one namespace: what a call runs on.
 type target struct {
 	name      string
+	kind      int
+	identity  string // equal ones are the same pattern on the same backends
 	anonymous string
 	instance  pattern.Instance
 	limits    *limits
@@ -173,6 +178,8 @@ func (p *Proxy) Load(files ...namespace.File) error {
 		return err
 	}
 	old := p.snapshot.Swap(next)
+	p.streams.reconsider(next)
+	p.instances.release(old.instances, p.opts.DrainTime)
 	old.retire()
 	p.retired = append(forget(p.retired), old)
 	p.metrics.reloads.WithLabelValues("applied").Inc()
@@ -189,6 +196,7 @@ func (p *Proxy) prepare(files []namespace.File) (_ *snapshot, err error) {
 	}
 	defer func() {
 		if err != nil {
+			p.instances.release(s.instances, 0)
 			s.end()
 		}
 	}()
@@ -219,29 +227,46 @@ func (p *Proxy) addTenant(s *snapshot, plan *namespace.Placement) error {
 	l := p.limitsOf(plan)
 	for i := range plan.Patterns {
 		pp := &plan.Patterns[i]
-		one := &target{name: pp.Name, anonymous: plan.Anonymous, limits: l}
+		one := &target{name: pp.Name, kind: p.kinds.byName[pp.Kind], anonymous: plan.Anonymous, limits: l}
 		one.counters = p.metrics.hold(plan.Name, pp.Name)
 		s.counts = append(s.counts, one.counters)
-		config := pattern.Config{Namespace: plan.Name, Name: pp.Name, Settings: pp.Settings, Slots: map[string]pattern.Filled{}, Now: p.opts.Now}
-		for k := range pp.Slots {
-			sp := &pp.Slots[k]
-			b := s.backends[sp.Backend]
-			space, err := p.pool.space(b, sp.Space)
-			if err != nil {
-				return err
-			}
-			one.backends = append(one.backends, b)
-			config.Slots[sp.Name] = pattern.Filled{Backend: space, ID: sp.Extent.Container + "\x00" + sp.Extent.Prefix + "\x00" + sp.Extent.Suffix}
-		}
-		kind := p.kinds.byName[pp.Kind]
-		var err error
-		if one.instance, err = p.kinds.all[kind].Open(config); err != nil {
+		if err := p.fill(one, s, pp); err != nil {
 			return err
 		}
-		t.kinds[kind] = append(t.kinds[kind], one)
+		t.kinds[one.kind] = append(t.kinds[one.kind], one)
 	}
 	s.open = s.open && plan.Anonymous != namespace.AnonymousDeny
 	s.namespaces[plan.Name] = t
+	return nil
+}
+
+// fill opens a pattern on the backends of its slots.
+func (p *Proxy) fill(one *target, s *snapshot, plan *namespace.PlacedPattern) error {
+	config := pattern.Config{
+		Namespace: one.counters.namespace, Name: plan.Name, Settings: plan.Settings,
+		Slots: map[string]pattern.Filled{}, Now: p.opts.Now, Count: one.counters.eventsFrom(p.kinds.firstEvent(one.kind)),
+	}
+	parts := []string{plan.Name, plan.Kind, one.anonymous, string(plan.Settings)}
+	for k := range plan.Slots {
+		sp := &plan.Slots[k]
+		b := s.backends[sp.Backend]
+		space, err := p.pool.space(b, sp.Space)
+		if err != nil {
+			return err
+		}
+		one.backends = append(one.backends, b)
+		config.Slots[sp.Name] = pattern.Filled{Backend: space, ID: sp.Extent.Container + "\x00" + sp.Extent.Prefix + "\x00" + sp.Extent.Suffix}
+		parts = append(parts, sp.Name, b.key, string(sp.Space.Layout))
+	}
+	one.identity = fmt.Sprintf("%q", parts)
+	held, err := p.instances.take(fmt.Sprintf("%q %s", config.Namespace, one.identity), func() (pattern.Instance, error) {
+		return p.kinds.all[one.kind].Open(config)
+	})
+	if err != nil {
+		return err
+	}
+	one.instance = held.Instance
+	s.instances = append(s.instances, held)
 	return nil
 }
 

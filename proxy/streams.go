@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern"
 )
 
 // streamAge is when a stream is asked to move to another connection, give or
@@ -28,22 +29,40 @@ var (
 	errGone     = errs.New(errs.Draining, "this stream was asked to go some seconds ago, and nothing was done; repeat it on a new stream")
 )
 
-// streams are the open streams of operations. They are asked to go when they
-// are old and when the proxy stops.
+// streams are the open streams of operations, which are asked to go when they
+// are old and when the proxy stops, and the lasting ones, which keep their
+// place until it stops.
 type streams struct {
 	going, gone   chan struct{} // closed when every stream should go, and when its time is over
 	asked, passed sync.Once
+
+	mu    sync.Mutex // guards the rest
+	stays map[*stay]struct{}
 }
 
 func newStreams() *streams {
-	return &streams{going: make(chan struct{}), gone: make(chan struct{})}
+	return &streams{going: make(chan struct{}), gone: make(chan struct{}), stays: make(map[*stay]struct{})}
 }
 
 // goAway asks every stream to go.
-func (s *streams) goAway() { s.asked.Do(func() { close(s.going) }) }
+func (s *streams) goAway() {
+	s.asked.Do(func() {
+		close(s.going)
+		for _, one := range s.staying() {
+			s.ask(one, pattern.ErrGoing)
+		}
+	})
+}
 
 // refuse lets nothing in any more, over streams or not.
-func (s *streams) refuse() { s.passed.Do(func() { close(s.gone) }) }
+func (s *streams) refuse() {
+	s.passed.Do(func() {
+		close(s.gone)
+		for _, one := range s.staying() {
+			one.overdue()
+		}
+	})
+}
 
 // refuses returns what an operation is told that comes after refuse.
 func (s *streams) refuses() error {

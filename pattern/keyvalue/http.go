@@ -4,19 +4,14 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -24,13 +19,11 @@ import (
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
+	"github.com/prismgw/prism/pattern/rest"
 )
 
 // mediaType asks for an object instead of the bare value.
 const mediaType = "application/vnd.prism+json"
-
-// maxJSON bounds the body of an action: a batch in base64, with room.
-const maxJSON = 8 << 20
 
 func routes() []pattern.Route {
 	item := func(verb, method string, h func(*store, context.Context, http.ResponseWriter, *pattern.HTTPRequest) error, query ...string) pattern.Route {
@@ -70,14 +63,14 @@ func action[Q any, A proto.Message, P interface {
 	return pattern.Route{Verb: http.MethodPost, Action: name, Op: op, Method: method, Handle: onStore(
 		func(s *store, ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest) error {
 			var in P = new(Q)
-			if err := readJSON(ctx, w, r, in); err != nil {
+			if err := rest.ReadJSON(ctx, w, r, in); err != nil {
 				return err
 			}
 			out, err := call(s, ctx, in)
 			if err != nil {
 				return err
 			}
-			return writeProto(w, out)
+			return rest.WriteProto(w, out)
 		})}
 }
 
@@ -105,7 +98,7 @@ func (s *store) httpGet(ctx context.Context, w http.ResponseWriter, r *pattern.H
 		return nil
 	}
 	if object {
-		return writeJSON(w, mediaType, describe("", &e))
+		return rest.WriteJSON(w, mediaType, describe("", &e))
 	}
 	if !e.Expires.IsZero() {
 		h.Set("Prism-Expires-At", e.Expires.UTC().Format(time.RFC3339Nano))
@@ -139,7 +132,7 @@ func (s *store) httpPut(ctx context.Context, w http.ResponseWriter, r *pattern.H
 	default:
 		return errs.Invalid(errs.Field{Path: "If-None-Match", Text: "can only be * here; to replace one version use If-Match"})
 	}
-	if in.Value, err = readBody(ctx, w, r, "value", s.maxValue); err != nil {
+	if in.Value, err = rest.Body(ctx, w, r, "value", s.maxValue); err != nil {
 		return err
 	}
 	out, err := s.Store(ctx, in)
@@ -147,7 +140,7 @@ func (s *store) httpPut(ctx context.Context, w http.ResponseWriter, r *pattern.H
 		return err
 	}
 	w.Header().Set("Etag", `"`+out.GetVersion()+`"`)
-	return writeProto(w, out)
+	return rest.WriteProto(w, out)
 }
 
 func (s *store) httpDelete(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest) error {
@@ -165,7 +158,7 @@ func (s *store) httpDelete(ctx context.Context, w http.ResponseWriter, r *patter
 
 func (s *store) httpScan(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest) error {
 	in := new(keyvaluev1.ScanRequest)
-	if err := readJSON(ctx, w, r, in); err != nil {
+	if err := rest.ReadJSON(ctx, w, r, in); err != nil {
 		return err
 	}
 	req, err := s.scanRequest(in)
@@ -188,7 +181,7 @@ func (s *store) httpScan(ctx context.Context, w http.ResponseWriter, r *pattern.
 		}
 		out.Entries[i] = describe(it.Key, &it.Entry)
 	}
-	return writeJSON(w, "application/json", out)
+	return rest.WriteJSON(w, "application/json", out)
 }
 
 // described is an entry as a JSON object: the value as it is if it is JSON or
@@ -279,113 +272,4 @@ func ifMatch(h http.Header) (*string, error) {
 		return nil, errs.Invalid(errs.Field{Path: "If-Match", Text: `must be one version in quotes, as the ETag of an answer has it: If-Match: "42"`})
 	}
 	return &v, nil
-}
-
-// readBody reads a request's body up to a limit, and until the call's deadline.
-func readBody(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest, limitOf string, limit int) ([]byte, error) {
-	if r.ContentLength > int64(limit) {
-		return nil, errs.TooLarge(limitOf, int(r.ContentLength), limit)
-	}
-	if r.ContentLength == 0 {
-		return nil, nil
-	}
-	at, _ := ctx.Deadline() // every call over HTTP has one
-	rc := http.NewResponseController(w)
-	if err := rc.SetReadDeadline(at); err != nil {
-		return nil, err
-	}
-	in := http.MaxBytesReader(w, r.Body, int64(limit))
-	b, err := readSized(in, int(r.ContentLength))
-	if err != nil {
-		return nil, bodyError(err, limitOf, limit)
-	}
-	// It is the body's alone: a read that fails later would cancel the call.
-	return b, rc.SetReadDeadline(time.Time{})
-}
-
-// readSized reads size bytes, or all there are if it is negative. It takes the
-// memory for many of them only when the first have come, so that a promise
-// alone costs little.
-func readSized(in io.Reader, size int) ([]byte, error) {
-	const trust = 64 << 10
-	if size < 0 {
-		return io.ReadAll(in)
-	}
-	b := make([]byte, min(size, trust))
-	n, err := io.ReadFull(in, b)
-	if err != nil || n == size {
-		return b, err
-	}
-	b = append(make([]byte, 0, size), b...)[:size]
-	_, err = io.ReadFull(in, b[n:])
-	return b, err
-}
-
-func bodyError(err error, limitOf string, limit int) error {
-	var over *http.MaxBytesError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &over):
-		return errs.TooLarge(limitOf, limit+1, limit)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errs.Deadline
-	case errors.Is(err, context.Canceled):
-		return errs.Cancelled
-	}
-	return errs.Wrap(err, errs.InvalidField, "the body of the request broke off")
-}
-
-func readJSON(ctx context.Context, w http.ResponseWriter, r *pattern.HTTPRequest, into proto.Message) error {
-	b, err := readBody(ctx, w, r, "request", maxJSON)
-	if err != nil {
-		return err
-	}
-	if err := protojson.Unmarshal(b, into); err != nil {
-		return errs.Invalid(errs.Field{Path: "body", Text: mistake(err)})
-	}
-	return nil
-}
-
-// badValue is what protojson says of a value that does not fit; the value
-// itself follows.
-var badValue = regexp.MustCompile(`invalid value for \w+ (field|type)( \w+)?|invalid google\.protobuf\.\w+ value|unexpected token|invalid value`)
-
-// mistake returns what protojson found, without the values that it quotes.
-// Its spaces are random on purpose.
-func mistake(err error) string {
-	const most = 120
-	text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "proto:"), "\u00a0", " ")
-	if at := badValue.FindStringIndex(text); at != nil {
-		text = text[:at[1]]
-	}
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return strings.TrimSpace(text)
-}
-
-func writeProto(w http.ResponseWriter, m proto.Message) error {
-	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: false}.Marshal(m)
-	if err != nil {
-		return err
-	}
-	return writeRaw(w, "application/json", b)
-}
-
-func writeJSON(w http.ResponseWriter, contentType string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return writeRaw(w, contentType, b)
-}
-
-func writeRaw(w http.ResponseWriter, contentType string, b []byte) error {
-	b = append(b, '\n')
-	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(b)))
-	_, err := w.Write(b)
-	return err
 }

@@ -47,6 +47,7 @@ func Kind() pattern.Kind {
 		Slots:   []pattern.Slot{{Name: slot, Primitive: "kv"}},
 		Service: &desc,
 		Streams: map[string]pattern.StreamFunc{"Pipeline": servePipeline},
+		Item:    "key",
 		Routes:  routes(),
 		Check: func(raw json.RawMessage) error {
 			_, err := decodeSettings(raw)

@@ -25,7 +25,7 @@ import (
 
 // keyValueChecks are the tests of the KeyValue pattern.
 func keyValueChecks() []check {
-	on := func(name string, needs func(driver.Guarantees) string, test func(*testing.T, *kv)) check {
+	on := func(name string, needs func(*suite) string, test func(*testing.T, *kv)) check {
 		return check{"keyvalue/" + name, needs, func(t *testing.T, s *suite) { test(t, s.keyValue(t, name)) }}
 	}
 	return []check{
@@ -48,15 +48,15 @@ func keyValueChecks() []check {
 	}
 }
 
-func needsTTL(g driver.Guarantees) string {
-	if !g.TTL {
+func needsTTL(s *suite) string {
+	if !s.found.Guarantees.TTL {
 		return "entries cannot expire here"
 	}
 	return ""
 }
 
-func needsNoTTL(g driver.Guarantees) string {
-	if g.TTL {
+func needsNoTTL(s *suite) string {
+	if s.found.Guarantees.TTL {
 		return "entries can expire"
 	}
 	return ""

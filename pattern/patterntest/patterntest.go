@@ -57,7 +57,9 @@ func Run(t *testing.T, h Harness) {
 	s.conn = conn
 	b := s.space(t, s.place(t, "guarantees"))
 	s.found = found{Suite: "patterntest", Driver: h.Name, Guarantees: b.KV.Guarantees(), Watcher: b.Watcher != nil}
-	all := keyValueChecks()
+	s.pubsub = b.PubSub != nil
+	s.log = b.Log != nil
+	all := slices.Concat(keyValueChecks(), pubsubChecks(), topicChecks())
 	t.Run("checks", func(t *testing.T) {
 		for _, c := range all {
 			t.Run(c.name, func(t *testing.T) {
@@ -73,7 +75,7 @@ func Run(t *testing.T, h Harness) {
 // apply to a technology, "" if it does; nil means that it always does.
 type check struct {
 	name  string // "keyvalue/scan"
-	needs func(driver.Guarantees) string
+	needs func(*suite) string
 	run   func(*testing.T, *suite)
 }
 
@@ -81,6 +83,9 @@ type check struct {
 type suite struct {
 	h    *Harness
 	conn driver.Conn
+
+	pubsub bool // the technology has it
+	log    bool // likewise
 
 	mu    sync.Mutex // guards found
 	found found
@@ -105,7 +110,7 @@ type result struct {
 func (s *suite) run(t *testing.T, c check) {
 	t.Helper()
 	if c.needs != nil {
-		if reason := c.needs(s.found.Guarantees); reason != "" {
+		if reason := c.needs(s); reason != "" {
 			t.Logf("does not apply: %s", reason)
 			s.record(result{c.name, "exception", reason})
 			return

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
+	pubsubv1 "github.com/prismgw/prism/api/prism/pubsub/v1"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -32,6 +33,7 @@ var (
 	storeBatchMethod    = &method{keyvaluev1.KeyValue_StoreBatch_FullMethodName, 0, 0, true}
 	retrieveBatchMethod = &method{keyvaluev1.KeyValue_RetrieveBatch_FullMethodName, 0, 0, false}
 	deleteBatchMethod   = &method{keyvaluev1.KeyValue_DeleteBatch_FullMethodName, 0, 0, true}
+	publishMethod       = &method{pubsubv1.PubSub_Publish_FullMethodName, 0, 0, true}
 )
 
 // The fields of Operation, Answer, PipelineRequest and PipelineResponse that
@@ -69,12 +71,13 @@ type invocation struct {
 	response    response
 	idempotency string
 	traceparent string
+	again       bool // it may happen twice although it is a write
 
 	tries int // how often it was begun or sent again
 }
 
 // repeatable reports whether it does no harm that the call happens twice.
-func (i *invocation) repeatable() bool { return !i.write || i.idempotency != "" }
+func (i *invocation) repeatable() bool { return !i.write || i.again || i.idempotency != "" }
 
 // A call is an invocation on its way over a stream.
 type call struct {

@@ -87,7 +87,19 @@ var errClosed = errs.New(errs.Cancelled, "the client is closed")
 // a namespace has several patterns, "namespace/pattern". What path leaves out
 // is taken from WithNamespace and WithPattern. A path that is wrong fails each
 // call.
-func (c *Client) KeyValue(path string) *KeyValue {
+func (c *Client) KeyValue(path string) *KeyValue { return &KeyValue{place: c.place(path)} }
+
+// PubSub returns the messages at path, which is as for KeyValue.
+func (c *Client) PubSub(path string) *PubSub { return &PubSub{c.place(path)} }
+
+// A place is a pattern of a namespace.
+type place struct {
+	client             *Client
+	namespace, pattern string
+	invalid            error // why no call can be made
+}
+
+func (c *Client) place(path string) place {
 	namespace, pattern, _ := strings.Cut(path, "/")
 	if namespace == "" {
 		namespace = c.opts.namespace
@@ -95,14 +107,20 @@ func (c *Client) KeyValue(path string) *KeyValue {
 	if pattern == "" {
 		pattern = c.opts.pattern
 	}
-	kv := &KeyValue{client: c, namespace: namespace, pattern: pattern}
+	p := place{client: c, namespace: namespace, pattern: pattern}
 	switch {
 	case namespace == "":
-		kv.invalid = errs.Invalid(errs.Field{Path: "namespace", Text: "none is named; give it to KeyValue or to Dial by WithNamespace"})
+		p.invalid = errs.Invalid(errs.Field{Path: "namespace", Text: "none is named; give it in the path or to Dial by WithNamespace"})
 	case !plain(namespace) || !plain(pattern):
-		kv.invalid = errs.Invalid(errs.Field{Path: "namespace", Text: "a path is a namespace, or a namespace and a pattern with one slash between"})
+		p.invalid = errs.Invalid(errs.Field{Path: "namespace", Text: "a path is a namespace, or a namespace and a pattern with one slash between"})
 	}
-	return kv
+	return p
+}
+
+// key returns what a stream or a call to the place has in its headers.
+func (p *place) key(ctx context.Context) (muxKey, error) {
+	credential, err := p.client.authorize(ctx)
+	return muxKey{p.namespace, p.pattern, credential}, err
 }
 
 // plain reports whether name can stand in a header and is one segment.

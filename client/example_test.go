@@ -114,3 +114,35 @@ func ExampleKeyValue_Scan() {
 	// user/1
 	// user/2
 }
+
+func ExamplePubSub_Subscribe() {
+	addr, stop := prismtest.Serve()
+	defer stop()
+	c, err := client.Dial(addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	ctx := context.Background()
+	events := c.PubSub("test/events")
+	sub, err := events.Subscribe(ctx, "orders.*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sub.Close()
+	if _, err := events.Publish(ctx, "orders.placed", []byte("17")); err != nil {
+		log.Fatal(err)
+	}
+	for m, err := range sub.Messages() {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if m.Missed != 0 {
+			continue // here, some were missed
+		}
+		fmt.Println(m.Subject, string(m.Payload))
+		return
+	}
+	// Output: orders.placed 17
+}

@@ -21,9 +21,7 @@ import (
 // When its context ends, a call returns at once, with errs.Deadline or
 // errs.Cancelled; a write may still happen.
 type KeyValue struct {
-	client             *Client
-	namespace, pattern string
-	invalid            error // why no call can be made
+	place
 
 	last atomic.Pointer[mux] // that of the latest call
 }
@@ -138,12 +136,20 @@ func (kv *KeyValue) Expire(ctx context.Context, key string, ttl time.Duration, o
 	return moment(resp.GetExpiresAt()), nil
 }
 
-// run makes a call, again if that can help.
 func (kv *KeyValue) run(ctx context.Context, i *invocation) error {
-	c := kv.client
 	if kv.invalid != nil {
 		return kv.invalid
 	}
+	return kv.client.run(ctx, i, kv)
+}
+
+// A trier makes one try of a call.
+type trier interface {
+	try(ctx context.Context, i *invocation) error
+}
+
+// run makes a call, again if that can help.
+func (c *Client) run(ctx context.Context, i *invocation, by trier) error {
 	if c.opts.timeout > 0 {
 		if _, bounded := ctx.Deadline(); !bounded {
 			var cancel context.CancelFunc
@@ -154,7 +160,10 @@ func (kv *KeyValue) run(ctx context.Context, i *invocation) error {
 	i.traceparent = c.traceparent(ctx)
 	for {
 		i.tries++
-		err := kv.try(ctx, i)
+		err := ctx.Err()
+		if err == nil {
+			err = by.try(ctx, i)
+		}
 		if err == nil {
 			c.retry.succeeded()
 			return nil
@@ -166,14 +175,10 @@ func (kv *KeyValue) run(ctx context.Context, i *invocation) error {
 }
 
 func (kv *KeyValue) try(ctx context.Context, i *invocation) error {
-	if err := ctx.Err(); err != nil {
-		return errs.From(err)
-	}
-	credential, err := kv.client.authorize(ctx)
+	key, err := kv.key(ctx)
 	if err != nil {
 		return err
 	}
-	key := muxKey{kv.namespace, kv.pattern, credential}
 	if kv.client.opts.unary || i.operation == 0 || i.request.SizeVT()+overhead > maxOperation {
 		return kv.client.unary(ctx, key, i)
 	}

@@ -73,14 +73,13 @@ func (s *scan) pass(ctx context.Context) error {
 	if c.closed.Load() {
 		return errClosed
 	}
-	credential, err := c.authorize(ctx)
+	key, err := s.kv.key(ctx)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var p peer.Peer
-	key := muxKey{s.kv.namespace, s.kv.pattern, credential}
 	md := key.headers(&invocation{traceparent: c.traceparent(ctx)})
 	pages, err := keyvaluev1.NewKeyValueClient(c.conn).Scan(metadata.NewOutgoingContext(ctx, md), &s.request, grpc.Peer(&p))
 	for err == nil {

@@ -21,7 +21,10 @@ import (
 	"github.com/prismgw/prism/driver/sqlite"
 	"github.com/prismgw/prism/namespace"
 	"github.com/prismgw/prism/pattern"
+	"github.com/prismgw/prism/pattern/consumer"
 	"github.com/prismgw/prism/pattern/keyvalue"
+	"github.com/prismgw/prism/pattern/producer"
+	"github.com/prismgw/prism/pattern/pubsub"
 	"github.com/prismgw/prism/proxy"
 )
 
@@ -38,12 +41,15 @@ url: "memory:"
 kind: Namespace
 name: test
 stores: [data]
+topics: [{name: "*", partitions: 4}]
+patterns: [{name: events, kind: pubsub}]
 needs: {durability: none}
 auth: {anonymous: read_write}
 `
 
-// New starts a Prism with the namespace "test", which has the store "data" in
-// memory, and returns a client of it. Both end with the test.
+// New starts a Prism with the namespace "test", which has the store "data", topics
+// of any name and the messages "events" in memory, and returns a client of it.
+// Both end with the test.
 func New(t testing.TB, opts ...client.Option) *client.Client {
 	t.Helper()
 	return Start(t, documents).Client(t, Namespace, opts...)
@@ -84,7 +90,7 @@ func start(dir string, documents ...string) (*Server, error) {
 	s := &Server{dir: dir}
 	o := proxy.Options{
 		Drivers:  []driver.Driver{memory.Driver(), sqlite.Driver()},
-		Kinds:    []pattern.Kind{keyvalue.Kind()},
+		Kinds:    []pattern.Kind{keyvalue.Kind(), producer.Kind(), consumer.Kind(), pubsub.Kind()},
 		Loopback: true, DrainTime: 5 * time.Second,
 	}
 	var err error

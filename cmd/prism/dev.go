@@ -23,8 +23,9 @@ func devCommand() *cobra.Command {
 		Use:   "dev [FILE...]",
 		Short: "Run everything in one process, with a namespace to try",
 		Long: `Dev runs a proxy on embedded defaults: the namespace "demo" is there from the
-start, open to everyone on this machine, and its data is kept in a SQLite file
-below --data-dir. Documents in files are served beside it.
+start, open to everyone on this machine; its data is kept in a SQLite file below
+--data-dir, its messages are told in memory. Documents in files are served
+beside it.
 
 Every flag can be given as PRISM_<NAME> in the environment, such as
 PRISM_GRPC_ADDR.`,
@@ -95,8 +96,12 @@ func devLogger(level slog.Level) (*slog.Logger, *slog.LevelVar) {
 	})), current
 }
 
-// devBackend is the name of the embedded backend.
-const devBackend = "local"
+// The names of the embedded backends. What is told to whoever listens needs no
+// file.
+const (
+	devBackend  = "local"
+	devMessages = "local-messages"
+)
 
 func devDocuments(ephemeral bool) string {
 	backend := "driver: sqlite\nurl: sqlite:prism.db\n"
@@ -104,11 +109,13 @@ func devDocuments(ephemeral bool) string {
 	if ephemeral {
 		backend, needs = "driver: memory\nurl: \"memory:\"\n", "none"
 	}
-	return "kind: Backend\nname: " + devBackend + "\n" + backend + `---
+	return "kind: Backend\nname: " + devBackend + "\n" + backend +
+		"---\nkind: Backend\nname: " + devMessages + "\ndriver: memory\nurl: \"memory:\"\n" + `---
 kind: Namespace
 name: demo
 description: there from the start, to try Prism with
 stores: [data]
+patterns: [{name: events, kind: pubsub}]
 needs: {durability: ` + needs + `}
 auth: {anonymous: read_write}
 `

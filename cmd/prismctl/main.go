@@ -1,5 +1,6 @@
 // Command prismctl talks to Prism's servers: it reads and writes keys, moves
-// data sets in and out, and says whether a server is well.
+// data sets in and out, publishes messages and listens to them, and says whether
+// a server is well.
 package main
 
 import (
@@ -68,7 +69,7 @@ type app struct {
 func (a *app) root() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "prismctl",
-		Short: "Talk to Prism: read and write keys, import and export data sets",
+		Short: "Talk to Prism: read and write keys, move data sets, publish and listen",
 		Long: `Prismctl talks to Prism's servers. Without a context it takes the "prism dev"
 of this directory or one above it (.prism/dev.json), and the namespace "demo".
 
@@ -81,6 +82,7 @@ Exit codes:
 		Example: `  prismctl kv put greeting hello
   prismctl kv get greeting
   prismctl kv ls
+  prismctl pubsub subscribe 'orders.>'
   prismctl context set staging --addr proxy.example.com:8980 -n orders`,
 		Version:      version.Text(),
 		SilenceUsage: true, SilenceErrors: true,
@@ -88,7 +90,7 @@ Exit codes:
 	}
 	c.SetVersionTemplate(version.Line("prismctl") + "\n")
 	a.addFlags(c)
-	c.AddCommand(a.kvCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
+	c.AddCommand(a.kvCommand(), a.pubsubCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
 	return c
 }
 

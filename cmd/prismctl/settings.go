@@ -169,6 +169,11 @@ func findDev() (path string, found devAddresses, err error) {
 
 // kv calls do with the namespace's keys and values.
 func (a *app) kv(c *cobra.Command, do func(ctx context.Context, kv *client.KeyValue) error) error {
+	return a.dial(c, func(ctx context.Context, conn *client.Client) error { return do(ctx, conn.KeyValue("")) })
+}
+
+// dial calls do with a client of the server.
+func (a *app) dial(c *cobra.Command, do func(ctx context.Context, conn *client.Client) error) error {
 	if err := a.resolve(c); err != nil {
 		return err
 	}
@@ -183,5 +188,5 @@ func (a *app) kv(c *cobra.Command, do func(ctx context.Context, kv *client.KeyVa
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(c.Context(), conn.KeyValue("")), conn.Close())
+	return errors.Join(do(c.Context(), conn), conn.Close())
 }

@@ -20,9 +20,11 @@ type LogHarness Harness
 
 // A ForeignTopic is a topic of another program, reached as that program would.
 type ForeignTopic struct {
-	Physical string
-	Append   func(records ...driver.Record)
-	Delete   func()
+	Physical   string
+	Partitions int             // fewer than was asked for where such topics cannot have so many
+	Headers    []driver.Header // as odd as other programs can write them there
+	Append     func(records ...driver.Record)
+	Delete     func()
 }
 
 // RunLog is Run for the primitive Log.

@@ -315,7 +315,9 @@ func holdKeepsBack(e *env) {
 	}
 	j.append(1, "beside")
 	m.gets(1, "beside")
-	e.quiet(m)
+	reader := j.joins(driver.JoinRequest{}) // has everything by the time that others would have had it
+	e.comes("everything for a reader", func() bool { return reader.total == n+2 }, reader, m)
+	e.calm(m)
 	if came := (len(m.has[0].got) - 1) * len(record); came > 2*driver.FetchBytes {
 		e.Errorf("%d bytes came of a partition that is held", came)
 	}
@@ -344,11 +346,12 @@ func fetchBound(e *env) {
 		j.put(driver.Record{Partition: i % 2, Value: record})
 	}
 	e.await("the group's backlog is seen", func() bool { return j.group("g", 0).Waiting >= int64(n) })
-	e.quiet() // whoever fetches without a bound does it now
+	reader := j.joins(driver.JoinRequest{}) // has everything by the time that others would have had it
+	e.comes("everything for a reader", func() bool { return reader.total == 2*n }, reader)
 	m.Hold(0, true)
 	m.Hold(1, true)
 	m.room = 50
-	e.quiet(m)
+	e.calm(m)
 	came := (len(m.texts(0)) + len(m.texts(1))) * len(record)
 	if most := driver.FetchBytes*5/4 + 2*len(record); came > most {
 		e.Errorf("%d bytes were on their way to a member that did not take them, want at most about %d", came, driver.FetchBytes)

@@ -19,6 +19,7 @@ type member struct {
 	group, name string
 	has         map[int]*claim
 	lost        map[int]int // how often each partition was lost
+	total       int         // how many records have come
 	room        int         // for how many events; 0: some
 	stays       bool        // it does not answer when it should leave
 	keeps       bool        // when it leaves, its checkpoints stay where they are
@@ -141,6 +142,7 @@ func (m *member) arrive(c *claim, ev driver.LogEvent) {
 	}
 	c.skip(ev)
 	c.got = append(c.got, s)
+	m.total++
 	if m.audit != nil {
 		m.audit.noteRecord(s)
 	}
@@ -267,6 +269,15 @@ const still = 300 * time.Millisecond
 func (e *env) quiet(all ...*member) {
 	e.Helper()
 	e.during(still, func() bool { return false }, all...)
+}
+
+// calm takes what comes until nothing has come for a while.
+func (e *env) calm(m *member) {
+	e.Helper()
+	for before := -1; before < m.total; {
+		before = m.total
+		e.quiet(m)
+	}
 }
 
 // gets waits until exactly these have come of a partition since it was gained.

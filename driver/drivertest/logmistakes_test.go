@@ -73,7 +73,7 @@ func (k *kit) mustFind(t *testing.T, h *Harness, name string) {
 // processors for.
 func manyAtOnce[T any](t *testing.T, all []T, name func(T) string, run func(*testing.T, T)) {
 	t.Helper()
-	slots := make(chan struct{}, 12)
+	slots := make(chan struct{}, 8)
 	var wg sync.WaitGroup
 	for _, x := range all {
 		wg.Go(func() {

@@ -419,7 +419,9 @@ func logHarness() *Harness {
 			tb.Fatal(err)
 		}
 		return ForeignTopic{
-			Physical: name,
+			Physical:   name,
+			Partitions: partitions,
+			Headers:    []driver.Header{{Name: "A b:é", Value: " \x00\xff "}, {Name: "A b:é", Value: ""}, {Name: "prism-x", Value: "y"}},
 			Append: func(records ...driver.Record) {
 				t.Append(context.Background(), records, make([]driver.AppendResult, len(records)))
 			},

@@ -272,30 +272,31 @@ func (e *env) foreign(partitions int) (ForeignTopic, *journal) {
 // adoptedTopic uses a topic of another program beside that program.
 func adoptedTopic(e *env) {
 	f, j := e.foreign(2)
-	if n := j.Partitions(); n != 2 {
-		e.Fatalf("an adopted topic has %d partitions, was made with 2", n)
+	if n := j.Partitions(); n != f.Partitions {
+		e.Fatalf("an adopted topic has %d partitions, was made with %d", n, f.Partitions)
 	}
+	last := f.Partitions - 1
 	theirs := []driver.Record{
-		{Partition: 1, Value: []byte("plain")},
-		{Partition: 1, Key: []byte{0, 0xff, '\n'}, Value: []byte{0, 0xfe}, Headers: []driver.Header{{Name: "A b:é", Value: " \x00\xff "}, {Name: "A b:é", Value: ""}}},
-		{Partition: 1, Headers: []driver.Header{{Name: "prism-envelope", Value: "not one"}}},
+		{Partition: last, Value: []byte("plain")},
+		{Partition: last, Key: []byte{0, 0xff, '\n'}, Value: []byte{0, 0xfe}, Headers: f.Headers},
+		{Partition: last, Headers: []driver.Header{{Name: "prism-envelope", Value: "not one"}}},
 	}
 	f.Append(theirs...)
-	e.await("what another program appends is there", func() bool { return len(j.all(1, 0, 10)) == len(theirs) })
-	ours := driver.Record{Partition: 1, Key: []byte("k"), Headers: []driver.Header{{Name: "a", Value: "b"}}, Value: []byte("ours")}
+	e.await("what another program appends is there", func() bool { return len(j.all(last, 0, 10)) == len(theirs) })
+	ours := driver.Record{Partition: last, Key: []byte("k"), Headers: []driver.Header{{Name: "a", Value: "b"}}, Value: []byte("ours")}
 	j.put(ours)
 	m := j.join("g")
-	e.comes("all records", func() bool { return m.owns(1) && len(m.has[1].got) == len(theirs)+1 }, m)
-	for _, found := range [][]driver.Stored{j.all(1, 0, 10), m.has[1].got} {
+	e.comes("all records", func() bool { return m.owns(last) && len(m.has[last].got) == len(theirs)+1 }, m)
+	for _, found := range [][]driver.Stored{j.all(last, 0, 10), m.has[last].got} {
 		for i, want := range append(theirs, ours) {
 			if got := found[i].Record; !sameRecord(got, want) {
 				e.Errorf("record %d of an adopted topic: %+v, want %+v", i, got, want)
 			}
 		}
 	}
-	j.refuses(driver.TopicSpec{Name: "t", Physical: f.Physical, Partitions: 3}, "partitions")
-	m.settle(1, m.has[1].next(), "note")
-	if s := j.group("g", 1); !j.waits(s.Waiting, 0) {
+	j.refuses(driver.TopicSpec{Name: "t", Physical: f.Physical, Partitions: f.Partitions + 1}, "partitions")
+	m.settle(last, m.has[last].next(), "note")
+	if s := j.group("g", last); !j.waits(s.Waiting, 0) {
 		e.Errorf("%d are waiting in an adopted topic", s.Waiting)
 	}
 }

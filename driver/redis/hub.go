@@ -233,6 +233,7 @@ func (h *hub) end() {
 		all = append(all, party...)
 	}
 	h.mu.Unlock()
+	h.refuse(&setupError{cause: errClosed}) // first: who has ended waits no longer
 	for _, l := range all {
 		l.End(errs.Wrap(errClosed, errs.BackendUnavailable, "the backend cannot be reached"))
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -152,17 +153,31 @@ func TestCloseBesidePausedServer(t *testing.T) {
 	l := listen(t, p, "a")
 	s.Pause()
 	defer s.Resume()
-	waiting := make(chan error, 1)
-	go func() {
-		_, err := p.Subscribe(t.Context(), driver.SubscribeRequest{Filter: "b"})
-		waiting <- err
-	}()
+	const callers = 20 // of whom some wait when the connection is closed
+	waiting := make(chan error, callers)
+	var begun sync.WaitGroup
+	begun.Add(callers)
+	for range callers {
+		go func() {
+			begun.Done()
+			_, err := p.Subscribe(t.Context(), driver.SubscribeRequest{Filter: "b"})
+			waiting <- err
+		}()
+	}
+	begun.Wait()
 	start := time.Now()
 	must(t, conn.Close())
 	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("close took %v", took)
 	}
-	wants(t, "subscribe", <-waiting, errs.BackendUnavailable)
+	for range callers {
+		select {
+		case err := <-waiting:
+			wants(t, "subscribe", err, errs.BackendUnavailable)
+		case <-time.After(20 * time.Second):
+			t.Fatal("a subscribe goes on after its connection was closed")
+		}
+	}
 	_, err := l.Next(t.Context(), make([]driver.Event, 1))
 	wants(t, "next", err, errs.BackendUnavailable)
 }

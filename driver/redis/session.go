@@ -54,12 +54,13 @@ func (s *session) hears(one source) bool {
 // keep holds a session while somebody listens, until the link is closed.
 func (h *hub) keep() {
 	for rest := backoffMin; h.wanted(); rest = min(2*rest, backoffMax) {
+		began := time.Now()
 		told, err := h.hold()
-		switch {
-		case told: // who waits gets another session
-			rest = backoffMin
-		case err != nil:
+		if err != nil && !told { // else who waits gets another session
 			h.refuse(err)
+		}
+		if time.Since(began) > backoffMax {
+			rest = backoffMin
 		}
 		select {
 		case <-h.link.ctx.Done():

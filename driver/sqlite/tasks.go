@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	sqldriver "database/sql/driver"
-	"sync/atomic"
 	"time"
 
 	"github.com/prismgw/prism/driver"
@@ -156,7 +155,6 @@ type receiving struct {
 	*queues
 	name queueName
 	r    driver.ReceiveRequest
-	left atomic.Bool // the caller has
 
 	leased []driver.Leased
 	more   bool          // delayed tasks are due that were not looked at
@@ -184,7 +182,6 @@ func (q *queues) lease(ctx context.Context, name queueName, r driver.ReceiveRequ
 	for {
 		j := &receiving{queues: q, name: name, r: r}
 		if err := q.submit(ctx, j); err != nil {
-			j.left.Store(true)
 			return nil, 0, err
 		}
 		if !j.more {
@@ -209,9 +206,6 @@ var (
 
 func (j *receiving) do(tx *transaction) error {
 	j.leased, j.more, j.next = nil, false, 0
-	if j.left.Load() {
-		return nil
-	}
 	tx.now = j.conn.settings.now()
 	now := tx.now.UnixMilli()
 	promoted, err := tx.run(&promoteDue, j.name.namespace, j.name.queue, now, int64(promoteRows))

@@ -191,6 +191,7 @@ func TestOnOneServer(t *testing.T) {
 		"queue-ids":         queueIDsAreForgotten,
 		"queue-notify":      queueNotifies,
 		"queue-listen":      queueListensAgain,
+		"queue-woken":       queueWokenByOthers,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -345,6 +345,37 @@ func queueListensAgain(f *fixture) {
 	}
 }
 
+// queueWokenByOthers hands tasks from one connection to another that waits. With
+// polls alone each would take half a second on average.
+func queueWokenByOthers(f *fixture) {
+	conn := f.open(f.config())
+	q, other := f.queue(conn), f.queue(f.open(f.config()))
+	f.enqueue(other, driver.Task{Priority: 1})
+	f.done(q, f.receive(q, 1, time.Minute)...)
+	c := f.direct()
+	f.await("a listener", func() bool {
+		return f.number(c, "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN \""+postgres.Channel(conn)+"\"'") == 1
+	})
+	const rounds = 30
+	begin := time.Now()
+	for range rounds {
+		came := make(chan []driver.Leased, 1)
+		go func() {
+			leased, err := q.Receive(f.ctx, driver.ReceiveRequest{Queue: "q", Limit: 1, Lease: time.Hour, Wait: time.Minute})
+			if err != nil {
+				f.Errorf("receive: %v", err)
+			}
+			came <- leased
+		}()
+		time.Sleep(20 * time.Millisecond) // for it to wait; nothing depends on it
+		f.enqueue(other, driver.Task{Priority: 1})
+		f.done(q, <-came...)
+	}
+	if took := time.Since(begin); took > rounds*300*time.Millisecond {
+		f.Errorf("%d tasks of others took %s", rounds, took)
+	}
+}
+
 // TestQueueDoesNotGrow has many tasks go through a queue that is nearly empty:
 // leases stay in their pages, autovacuum comes after 1,000 tasks, and what it
 // frees is used again.

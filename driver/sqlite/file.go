@@ -14,7 +14,8 @@ type file struct {
 	writer   *writer
 	watchers hub
 	bell     wrap.Bell[queueName] // rings for tasks
-	users    int                  // guarded by files.mu
+	topics   topics
+	users    int // guarded by files.mu
 
 	mu      sync.Mutex // guards adopted
 	adopted map[layout]*adopted

@@ -16,7 +16,7 @@ type request struct {
 	onces   []driver.Once
 	values  []byte // of the ops
 	results []driver.Result
-	job     job   // in the place of ops: one call of a Queue
+	job     job   // in the place of ops: one call of a Queue or a Log
 	failed  error // why nothing of the job was done
 	probe   bool  // take SQLite's write lock even if there is nothing to write
 	err     error // why nothing of it was done

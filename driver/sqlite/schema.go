@@ -83,11 +83,92 @@ CREATE INDEX prism_queue_id_expires ON prism_queue_id (expires_at);
 INSERT INTO prism_schema VALUES ('queue', %d);
 `
 
+// logSchema is the number of the tables of topics, which are made where they are
+// missing, like those of queues.
+const logSchema = 1
+
+// createLogs makes the tables of topics. A place is two numbers in one, that of
+// a partition and a position in it, or that of a group and a partition: records
+// stand in one tree in the order in which they are read, without an index beside
+// it. The views take places apart, for people.
+const createLogs = `
+CREATE TABLE prism_log_topic (
+	namespace      TEXT NOT NULL,
+	topic          TEXT NOT NULL,
+	base           INTEGER NOT NULL,
+	partitions     INTEGER NOT NULL,
+	max_age        INTEGER NOT NULL,
+	max_bytes      INTEGER NOT NULL,
+	until_consumed INTEGER NOT NULL,
+	dedup          INTEGER NOT NULL,
+	PRIMARY KEY (namespace, topic)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE prism_log_partition (
+	number  INTEGER PRIMARY KEY AUTOINCREMENT,
+	first   INTEGER NOT NULL,
+	next    INTEGER NOT NULL,
+	bytes   INTEGER NOT NULL,
+	last_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE prism_log_record (
+	place   INTEGER PRIMARY KEY,
+	at      INTEGER NOT NULL,
+	size    INTEGER NOT NULL,
+	id      TEXT NOT NULL,
+	key     BLOB,
+	headers BLOB NOT NULL,
+	value   BLOB NOT NULL
+) STRICT;
+CREATE TABLE prism_log_id (
+	number     INTEGER NOT NULL,
+	id         TEXT NOT NULL,
+	position   INTEGER NOT NULL,
+	expires_at INTEGER NOT NULL,
+	PRIMARY KEY (number, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX prism_log_id_expires ON prism_log_id (expires_at);
+CREATE TABLE prism_log_group (
+	number INTEGER PRIMARY KEY AUTOINCREMENT,
+	base   INTEGER NOT NULL,
+	name   TEXT NOT NULL,
+	UNIQUE (base, name)
+) STRICT;
+CREATE TABLE prism_log_claim (
+	place      INTEGER PRIMARY KEY,
+	owner      TEXT NOT NULL,
+	owner_name TEXT NOT NULL,
+	claim      INTEGER NOT NULL,
+	next       INTEGER NOT NULL,
+	note       TEXT NOT NULL
+) STRICT;
+CREATE VIEW prism_log AS
+	SELECT t.namespace, t.topic, (r.place >> 46) - t.base AS partition, r.place & 0x3fffffffffff AS position,
+		strftime('%%Y-%%m-%%dT%%H:%%M:%%fZ', r.at / 1000.0, 'unixepoch') AS at, r.id, r.key, r.value
+	FROM prism_log_topic t CROSS JOIN prism_log_record r ON r.place >= t.base << 46 AND r.place < (t.base + t.partitions) << 46;
+CREATE VIEW prism_log_stand AS
+	SELECT t.namespace, t.topic, g.name AS "group", c.place & 1023 AS partition, c.owner_name AS owner, c.next,
+		max(0, p.next - max(c.next, p.first)) AS waiting
+	FROM prism_log_topic t CROSS JOIN prism_log_group g ON g.base = t.base
+	CROSS JOIN prism_log_claim c ON c.place >= g.number << 10 AND c.place < (g.number + 1) << 10
+	CROSS JOIN prism_log_partition p ON p.number = t.base + (c.place & 1023);
+INSERT INTO prism_schema VALUES ('log', %d);
+`
+
+// additions are the parts of the schema that came after the first ones.
+var additions = []struct {
+	name, what string
+	number     int
+	create     string
+}{
+	{"queue", "schema of queues", queueSchema, createQueues},
+	{"log", "schema of topics", logSchema, createLogs},
+}
+
 var (
 	encoding      = query{"PRAGMA encoding"}
 	schemaExists  = query{"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'prism_schema'"}
 	schemaVersion = query{"SELECT value FROM prism_schema WHERE name = 'schema'"}
-	queueVersion  = query{"SELECT value FROM prism_schema WHERE name = 'queue'"}
+	partVersion   = query{"SELECT value FROM prism_schema WHERE name = ?"}
 )
 
 // prepareSchema makes the tables if they are not there, and refuses those of a
@@ -103,17 +184,21 @@ func (l *link) prepareSchema(name string) error {
 		return err
 	}
 	if exists == 0 {
-		return l.script("BEGIN IMMEDIATE;" + fmt.Sprintf(createSchema+createQueues, schema, queueSchema) + "COMMIT")
-	}
-	if found, err := l.number(&schemaVersion); err != nil || found != schema {
+		if err := l.script("BEGIN IMMEDIATE;" + fmt.Sprintf(createSchema, schema) + "COMMIT"); err != nil {
+			return err
+		}
+	} else if found, err := l.number(&schemaVersion); err != nil || found != schema {
 		return otherSchema(name, "schema", found, schema, err)
 	}
-	found, err := l.number(&queueVersion)
-	if err == nil && found == 0 {
-		return l.script("BEGIN IMMEDIATE;" + fmt.Sprintf(createQueues, queueSchema) + "COMMIT")
-	}
-	if err != nil || found != queueSchema {
-		return otherSchema(name, "schema of queues", found, queueSchema, err)
+	for _, part := range additions {
+		found, err := l.number(&partVersion, part.name)
+		if err == nil && found == 0 {
+			err = l.script("BEGIN IMMEDIATE;" + fmt.Sprintf(part.create, part.number) + "COMMIT")
+			found = int64(part.number)
+		}
+		if err != nil || found != int64(part.number) {
+			return otherSchema(name, part.what, found, part.number, err)
+		}
 	}
 	return nil
 }

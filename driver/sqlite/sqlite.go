@@ -1,4 +1,4 @@
-// Package sqlite keeps keys, values and tasks in one SQLite file: the embedded store
+// Package sqlite keeps keys, values, tasks and topics in one SQLite file: the embedded store
 // that survives power loss and needs no server. Writes of all callers that come
 // together share one transaction and one fsync; reads go beside them.
 //
@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/driver/wrap"
 )
 
@@ -65,6 +66,7 @@ type conn struct {
 	file     *file
 	closed   atomic.Bool
 	ended    chan struct{} // closed by Close
+	members  groups.Members
 
 	mu      sync.Mutex // guards adopted
 	adopted map[*adopted]struct{}
@@ -74,10 +76,11 @@ type conn struct {
 func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	sp := &space{conn: c, id: wrap.KeyPrefix(s), ack: acks[c.settings.synchronous]}
 	queues := &queues{conn: c, namespace: s.Namespace, ack: sp.ack}
+	log := &log{conn: c, namespace: s.Namespace, ack: sp.ack}
 	if len(s.Layout) == 0 {
 		sp.table = newNative(s)
 		extent := driver.Extent{Container: c.settings.path + "#" + nativeTable, Prefix: sp.id}
-		return driver.Backend{KV: sp, Watcher: sp, Queue: queues, Extent: extent}, nil
+		return driver.Backend{KV: sp, Watcher: sp, Log: log, Queue: queues, Extent: extent}, nil
 	}
 	l, err := parseLayout(s.Layout)
 	if err != nil {
@@ -89,7 +92,7 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	sp.id += l.String()
 	// There is no Watcher: other programs write to the table as well, and
 	// nobody tells of that.
-	return driver.Backend{KV: sp, Queue: queues, Extent: driver.Extent{Container: c.settings.path + "#" + l.folded()}}, nil
+	return driver.Backend{KV: sp, Log: log, Queue: queues, Extent: driver.Extent{Container: c.settings.path + "#" + l.folded()}}, nil
 }
 
 // remember lets Ping look at an adopted table.
@@ -136,7 +139,7 @@ func (c *conn) Ping(ctx context.Context) error {
 	return err
 }
 
-// Close ends the watches. The last connection of a file finishes the writes
+// Close ends the watches and the members of groups. The last connection of a file finishes the writes
 // that are queued, moves the log into the file and closes it.
 func (c *conn) Close() error {
 	if c.closed.Swap(true) {
@@ -144,6 +147,7 @@ func (c *conn) Close() error {
 	}
 	close(c.ended)
 	c.file.watchers.end(c, errClosed)
+	c.members.Close()
 	c.files.release(c.file)
 	return nil
 }

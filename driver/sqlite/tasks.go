@@ -28,14 +28,19 @@ func (q *queues) Guarantees() driver.QueueGuarantees {
 	return driver.QueueGuarantees{MaxTask: q.conn.settings.maxValue, Ack: q.ack}
 }
 
-// submit hands a job to the writer and waits until it is done.
+// submit is file.submit while the connection is open.
 func (q *queues) submit(ctx context.Context, j job) error {
 	if err := q.conn.usable(ctx); err != nil {
 		return err
 	}
+	return q.conn.file.submit(ctx, j)
+}
+
+// submit hands a job to the writer and waits until it is done.
+func (f *file) submit(ctx context.Context, j job) error {
 	r := newRequest(nil, nil)
 	r.job = j
-	if err := q.conn.file.writer.queue.submit(ctx, r); err != nil {
+	if err := f.writer.queue.submit(ctx, r); err != nil {
 		return err
 	}
 	err := r.err

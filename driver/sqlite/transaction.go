@@ -16,6 +16,7 @@ type transaction struct {
 	link   *link
 	now    time.Time
 	writes int // how many statements have changed rows
+	heads  map[int64]*head
 }
 
 // run is link.run for what changes something.

@@ -32,6 +32,8 @@ type writer struct {
 	// Only the goroutine uses these.
 	group []*request
 	more  bool // the last sweep left something
+
+	retained time.Time // when topics may be looked at again for what they need not keep
 }
 
 // startWriter starts the goroutine, which does nothing before after is closed,
@@ -331,6 +333,9 @@ func (tx *transaction) alive() bool {
 
 func (w *writer) commit(tx *transaction) error {
 	bound, err := tx.store.versions.reserve(tx.link)
+	if err == nil {
+		err = tx.keepHeads()
+	}
 	if err != nil {
 		w.blame(err)
 		w.rollback(tx)
@@ -384,18 +389,29 @@ func (w *writer) tend() {
 // sweepRows bounds what one transaction removes, as writers wait for it.
 const sweepRows = 128
 
-var sweeps = [...]struct{ find, remove query }{
+var sweeps = [...]struct {
+	find, remove query
+	rows         int64
+}{
 	{
 		query{"SELECT count(*) FROM (SELECT 1 FROM prism_kv INDEXED BY prism_kv_expires WHERE expires_at <= ? LIMIT 1)"},
 		query{"DELETE FROM prism_kv WHERE rowid IN (SELECT rowid FROM prism_kv INDEXED BY prism_kv_expires WHERE expires_at <= ? LIMIT ?)"},
+		sweepRows,
 	},
 	{
 		query{"SELECT count(*) FROM (SELECT 1 FROM prism_once INDEXED BY prism_once_expires WHERE expires_at <= ? LIMIT 1)"},
 		query{"DELETE FROM prism_once WHERE (space, token) IN (SELECT space, token FROM prism_once INDEXED BY prism_once_expires WHERE expires_at <= ? LIMIT ?)"},
+		sweepRows,
 	},
 	{
 		query{"SELECT count(*) FROM (SELECT 1 FROM prism_queue_id INDEXED BY prism_queue_id_expires WHERE expires_at <= ? LIMIT 1)"},
 		query{"DELETE FROM prism_queue_id WHERE (namespace, queue, id) IN (SELECT namespace, queue, id FROM prism_queue_id INDEXED BY prism_queue_id_expires WHERE expires_at <= ? LIMIT ?)"},
+		sweepRows,
+	},
+	{
+		query{"SELECT count(*) FROM (SELECT 1 FROM prism_log_id INDEXED BY prism_log_id_expires WHERE expires_at <= ? LIMIT 1)"},
+		query{"DELETE FROM prism_log_id WHERE (number, id) IN (SELECT number, id FROM prism_log_id INDEXED BY prism_log_id_expires WHERE expires_at <= ? LIMIT ?)"},
+		maxGroupOps, // as many as one transaction adds
 	},
 }
 
@@ -407,22 +423,29 @@ func (w *writer) sweep() {
 		return
 	}
 	for i := range sweeps {
-		removed, err := w.remove(s, &sweeps[i].find, &sweeps[i].remove)
+		x := &sweeps[i]
+		removed, err := w.remove(s, &x.find, &x.remove, x.rows)
 		if err != nil {
 			w.blame(err)
 			w.log.Debug("removing what has expired", "backend", w.name, "error", err)
 			return
 		}
-		w.more = w.more || removed == sweepRows
+		w.more = w.more || removed == x.rows
 	}
+	more, err := w.retain(s)
+	if err != nil {
+		w.blame(err)
+		w.log.Debug("removing what topics need not keep", "backend", w.name, "error", err)
+	}
+	w.more = w.more || more
 }
 
-func (w *writer) remove(s *store, find, remove *query) (removed int64, err error) {
+func (w *writer) remove(s *store, find, remove *query, rows int64) (removed int64, err error) {
 	now := w.now().UnixMilli()
 	if found, err := s.writer.number(find, now); err != nil || found == 0 {
 		return 0, err
 	}
-	return s.writer.run(remove, now, int64(sweepRows))
+	return s.writer.run(remove, now, rows)
 }
 
 // refuse returns why an operation cannot be carried out whatever the data are.

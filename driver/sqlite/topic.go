@@ -42,7 +42,7 @@ func (t *topic) Read(ctx context.Context, r driver.ReadRequest) (driver.Records,
 				}
 			}
 			found.Next = min(from, h.next)
-			if found.Records, err = l.records(ctx, &h, from, r.Limit, most, payload); len(found.Records) > 0 {
+			if found.Records, err = l.records(ctx, &h, r.Partition, from, r.Limit, most, payload); len(found.Records) > 0 {
 				found.Next = found.Records[len(found.Records)-1].Position + 1
 			}
 			return err
@@ -70,7 +70,7 @@ func (l *link) snapshot(f func() error) error {
 
 // records returns those from a position on, until there are limit of them or
 // they have most bytes.
-func (l *link) records(ctx context.Context, h *head, from driver.Position, limit, most int, size func(*driver.Record) int) (found []driver.Stored, over error) {
+func (l *link) records(ctx context.Context, h *head, partition int, from driver.Position, limit, most int, size func(*driver.Record) int) (found []driver.Stored, over error) {
 	bytes := 0
 	err := l.each(&loadRecords, func(cells []sqldriver.Value) bool { //nolint:contextcheck // see link
 		if len(found)%checkEvery == checkEvery-1 {
@@ -83,6 +83,7 @@ func (l *link) records(ctx context.Context, h *head, from driver.Position, limit
 		if r, over = readRecord(cells); over != nil {
 			return false
 		}
+		r.Partition = partition
 		found = append(found, r)
 		bytes += size(&r.Record)
 		return len(found) < limit && bytes < most
@@ -194,7 +195,7 @@ func (l *link) fetch(ctx context.Context, h *head, c groups.Cursor) (f groups.Fo
 	if from >= h.next {
 		return f, nil
 	}
-	f.Records, err = l.records(ctx, h, from, math.MaxInt, c.Bytes, groups.Size)
+	f.Records, err = l.records(ctx, h, c.Partition, from, math.MaxInt, c.Bytes, groups.Size)
 	if err != nil {
 		return groups.Found{}, err
 	}

@@ -47,3 +47,9 @@ func Readers(c driver.Conn) int { return c.(*conn).file.writer.store.Load().read
 
 // PickTasks is the statement that finds the tasks to lease.
 var PickTasks = pickTasks.sql
+
+// Looks returns how often the writer has looked for what topics need not keep.
+func Looks(c driver.Conn) int64 { return c.(*conn).file.writer.looks.Load() }
+
+// LogStatements are those that find records, and what need not be kept.
+var LogStatements = []string{loadRecords.sql, findOld.sql, findConsumed.sql, findLarge.sql, removeRecords.sql}

@@ -53,6 +53,7 @@ func (w *writer) retain(s *store) (more bool, err error) {
 	if err := j.find(s.writer, w.now()); err != nil {
 		return false, err
 	}
+	w.looks.Add(1)
 	if len(j.due) == 0 {
 		w.retained = began.Add(lookShare * time.Since(began))
 		return false, nil

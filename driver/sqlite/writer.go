@@ -25,6 +25,7 @@ type writer struct {
 	store    atomic.Pointer[store] // nil while the file is not open
 	suspect  atomic.Bool           // opening the file anew may help
 	commits  atomic.Int64          // transactions that were committed
+	looks    atomic.Int64          // at what topics need not keep
 
 	closing chan struct{}
 	done    chan struct{} // the goroutine has ended

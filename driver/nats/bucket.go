@@ -96,19 +96,27 @@ func checkVersion(version string) error {
 // checkBucket asks for the bucket's settings and reports those that are not as
 // they have to be; errs.KeyNotFound if there is no bucket.
 func (s *session) checkBucket(ctx context.Context, set *settings) error {
-	info, err := s.info(ctx, set.stream())
+	info, err := s.checkSettings(ctx, set)
 	if err != nil {
 		return err
-	}
-	if wrong := differences(&info.Config, set); len(wrong) > 0 {
-		return errs.New(errs.InvalidConfiguration, "the stream %s of the bucket is not as it has to be: %s; change it (nats stream edit) or name another bucket", set.stream(), strings.Join(wrong, ", "))
-	}
-	if most := s.nc.MaxPayload(); most < int64(set.maxValue)+headroom {
-		return errs.New(errs.InvalidConfiguration, "options.max_value is %d bytes, but the backend's max_payload is %d, %d of which headers may need; raise that or lower the option", set.maxValue, most, headroom)
 	}
 	s.created.Store(info.Created.UnixNano())
 	s.direct.Store(info.Config.Replicas == 1)
 	return nil
+}
+
+func (s *session) checkSettings(ctx context.Context, set *settings) (*jetstream.StreamInfo, error) {
+	info, err := s.info(ctx, set.stream())
+	if err != nil {
+		return nil, err
+	}
+	if wrong := differences(&info.Config, set); len(wrong) > 0 {
+		return nil, errs.New(errs.InvalidConfiguration, "the stream %s of the bucket is not as it has to be: %s; change it (nats stream edit) or name another bucket", set.stream(), strings.Join(wrong, ", "))
+	}
+	if most := s.nc.MaxPayload(); most < int64(set.maxValue)+headroom {
+		return nil, errs.New(errs.InvalidConfiguration, "options.max_value is %d bytes, but the backend's max_payload is %d, %d of which headers may need; raise that or lower the option", set.maxValue, most, headroom)
+	}
+	return info, nil
 }
 
 func (s *session) info(ctx context.Context, stream string) (*jetstream.StreamInfo, error) {

@@ -14,6 +14,7 @@ import (
 
 var (
 	errNotAllowed = errs.New(errs.BackendUnavailable, "the backend's user may not do this; Prism needs to publish to the bucket's subjects and to $JS.API, to subscribe to _INBOX, and for messages to do both with prism.>")
+	errGone       = errs.New(errs.BackendUnavailable, "the bucket does not exist any more")
 	errNoStream   = errs.New(errs.BackendUnavailable, "the bucket's stream does not answer; it may be without a leader at the moment, or JetStream is not enabled for this account")
 )
 
@@ -75,6 +76,8 @@ const (
 	codeWrongSequenceCommon = 10164 // the same, of a stream with replicas
 	codeNoMessage           = 10037
 	codeStreamNotFound      = 10059
+	codeStreamExists        = 10058 // with other settings
+	codeIDInProcess         = 10158
 )
 
 var errConflict = errors.New("another write came first")
@@ -85,23 +88,22 @@ var refusals = map[jetstream.ErrorCode]struct {
 	reason errs.Reason
 	text   string
 }{
-	10054:              {errs.PayloadTooLarge, "the value is over the bucket's max_msg_size; raise that, or lower the option max_value"},
-	10077:              {errs.ReadOnly, "the bucket is full and takes no writes; raise its limits or remove data"},
-	10002:              {errs.ReadOnly, "the backend's account has used up its resources and takes no writes; raise its limits or remove data"},
-	10023:              {errs.ReadOnly, "the backend has too few resources and takes no writes; see its log"},
-	10028:              {errs.ReadOnly, "the backend's memory is used up and it takes no writes"},
-	10047:              {errs.ReadOnly, "the backend's storage is used up and it takes no writes; raise its limits or remove data"},
-	10109:              {errs.ReadOnly, "the bucket is sealed and takes no writes"},
-	10166:              {errs.InvalidConfiguration, "the bucket allows no ttl for messages; set allow_msg_ttl on its stream"},
-	10008:              {errs.BackendUnavailable, "JetStream is not available at the moment"},
-	10039:              {errs.BackendUnavailable, "JetStream is not enabled for this account"},
-	10049:              {errs.BackendUnavailable, "the backend cannot make files for the bucket at the moment; see its log"},
-	10076:              {errs.BackendUnavailable, "JetStream is not enabled on the backend"},
-	10118:              {errs.BackendUnavailable, "the bucket's stream is offline"},
-	10163:              {errs.BackendUnavailable, "the bucket cannot check conditions on this key at the moment"},
-	10167:              {errs.BackendUnavailable, "the bucket has too many writes under way"},
-	10194:              {errs.BackendUnavailable, "the bucket's stream is offline"},
-	codeStreamNotFound: {errs.BackendUnavailable, "the bucket does not exist any more"},
+	10054: {errs.PayloadTooLarge, "the value is over the stream's max_msg_size; raise that, or lower the option max_value"},
+	10077: {errs.ReadOnly, "the stream is full and takes no writes; raise its limits or remove data"},
+	10002: {errs.ReadOnly, "the backend's account has used up its resources and takes no writes; raise its limits or remove data"},
+	10023: {errs.ReadOnly, "the backend has too few resources and takes no writes; see its log"},
+	10028: {errs.ReadOnly, "the backend's memory is used up and it takes no writes"},
+	10047: {errs.ReadOnly, "the backend's storage is used up and it takes no writes; raise its limits or remove data"},
+	10109: {errs.ReadOnly, "the stream is sealed and takes no writes"},
+	10166: {errs.InvalidConfiguration, "the bucket allows no ttl for messages; set allow_msg_ttl on its stream"},
+	10008: {errs.BackendUnavailable, "JetStream is not available at the moment"},
+	10039: {errs.BackendUnavailable, "JetStream is not enabled for this account"},
+	10049: {errs.BackendUnavailable, "the backend cannot make files for the stream at the moment; see its log"},
+	10076: {errs.BackendUnavailable, "JetStream is not enabled on the backend"},
+	10118: {errs.BackendUnavailable, "the stream is offline"},
+	10163: {errs.BackendUnavailable, "the bucket cannot check conditions on this key at the moment"},
+	10167: {errs.BackendUnavailable, "the stream has too many writes under way"},
+	10194: {errs.BackendUnavailable, "the stream is offline"},
 }
 
 // ofAPI returns the error for one that JetStream answered.
@@ -111,6 +113,8 @@ func ofAPI(e *jetstream.APIError) error {
 		return errConflict
 	case codeNoMessage:
 		return errs.KeyNotFound
+	case codeStreamNotFound:
+		return errGone
 	}
 	if r, ok := refusals[e.ErrorCode]; ok {
 		return errs.New(r.reason, "%s", r.text)

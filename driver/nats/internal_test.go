@@ -145,9 +145,9 @@ func TestGapsAreNoticed(t *testing.T) {
 		"at the start":  {[]*nats.Msg{news(2)}, true},
 		"at the end":    {[]*nats.Msg{news(1), idle(2)}, true},
 	} {
-		f := &feed{broken: make(chan struct{}, 1), applied: 1000}
+		f := &feed{broken: make(chan struct{}, 1), applied: 1000, tell: w.told}
 		for _, m := range one.messages {
-			f.take(w, m)
+			f.take(m)
 		}
 		if broken := len(f.broken) > 0; broken != one.broken {
 			t.Errorf("gap %s: noticed is %v", name, broken)

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
@@ -32,11 +33,12 @@ func (k *kv) key(subject string) (key string, ok bool) {
 
 // A messageGet is the body of a request for messages of a stream.
 type messageGet struct {
-	Seq      uint64 `json:"seq,omitempty"`
-	LastFor  string `json:"last_by_subj,omitempty"`
-	NextFor  string `json:"next_by_subj,omitempty"`
-	Batch    int    `json:"batch,omitempty"`
-	MaxBytes int    `json:"max_bytes,omitempty"`
+	Seq      uint64     `json:"seq,omitempty"`
+	Time     *time.Time `json:"start_time,omitempty"` // instead of Seq
+	LastFor  string     `json:"last_by_subj,omitempty"`
+	NextFor  string     `json:"next_by_subj,omitempty"`
+	Batch    int        `json:"batch,omitempty"`
+	MaxBytes int        `json:"max_bytes,omitempty"`
 }
 
 func (g messageGet) encode() ([]byte, error) {

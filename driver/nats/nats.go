@@ -45,9 +45,11 @@ package nats
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -67,7 +69,7 @@ func open(c driver.Config) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{set: s, link: newLink(s, c), now: c.Clock()}, nil
+	return &conn{set: s, link: newLink(s, c), now: c.Clock(), slog: c.Logger()}, nil
 }
 
 // conn is one backend.
@@ -75,7 +77,11 @@ type conn struct {
 	set  settings
 	link *link
 	now  clock
+	slog *slog.Logger
 	once sync.Once // of Close
+
+	members  groups.Members
+	journals journals
 }
 
 var _ driver.Conn = (*conn)(nil)
@@ -87,6 +93,7 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	k := &kv{link: c.link, set: &c.set, now: c.now, prefix: spacePrefix(c.set.bucket, s)}
 	return driver.Backend{
 		KV: k, Watcher: k,
+		Log:    &log{conn: c, namespace: s.Namespace},
 		PubSub: &pubsub{link: c.link, set: &c.set, prefix: subjectPrefix(c.set.bucket, s)},
 		Extent: driver.Extent{Container: c.set.container(), Prefix: k.prefix},
 	}, nil
@@ -106,6 +113,9 @@ func (c *conn) Ping(ctx context.Context) error {
 }
 
 func (c *conn) Close() error {
-	c.once.Do(c.link.close)
+	c.once.Do(func() {
+		c.members.Close()
+		c.link.close()
+	})
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/wrap"
@@ -96,7 +97,8 @@ type feed struct {
 	session *session
 	stream  string
 	sub     *nats.Subscription
-	path    string          // of the consumer in the API
+	path    string // of the consumer in the API
+	tell    teller
 	ctx     context.Context // ends with the feed
 	cancel  context.CancelFunc
 	broken  chan struct{} // of capacity 1: something was missed
@@ -104,6 +106,10 @@ type feed struct {
 	last    uint64        // number of the last message; of take
 	applied uint64        // what the leader has applied at least; of take
 }
+
+// A teller is told of each message, one after the other. What it returns ends
+// the feed.
+type teller func(f *feed, subject string, seq uint64) error
 
 type consumerRequest struct {
 	Stream string         `json:"stream_name"`
@@ -119,7 +125,7 @@ type consumerConfig struct {
 	AckPolicy     string        `json:"ack_policy"`
 	ReplayPolicy  string        `json:"replay_policy"`
 	Deliver       string        `json:"deliver_subject"`
-	Filter        string        `json:"filter_subject"`
+	Filter        string        `json:"filter_subject,omitempty"`
 	HeadersOnly   bool          `json:"headers_only"`
 	Memory        bool          `json:"mem_storage"`
 	Replicas      int           `json:"num_replicas"`
@@ -141,18 +147,25 @@ func (w *watch) follow(ctx context.Context) (*feed, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.follow(ctx, w.ctx, stream, w.kv.prefix+"*", before, w.told)
+}
+
+// follow makes a consumer of what comes behind the last message that was there
+// before. It lives until its feed is closed, or live ends.
+func (s *session) follow(ctx, live context.Context, stream, filter string, before *jetstream.StreamInfo, tell teller) (*feed, error) {
 	deliver := nats.NewInbox()
 	name := "prism-" + strings.TrimPrefix(deliver, nats.InboxPrefix)
-	f := &feed{session: s, stream: stream, path: stream + "." + name, broken: make(chan struct{}, 1), applied: before.State.LastSeq}
-	f.ctx, f.cancel = context.WithCancel(w.ctx)
+	f := &feed{session: s, stream: stream, path: stream + "." + name, tell: tell, broken: make(chan struct{}, 1), applied: before.State.LastSeq}
+	f.ctx, f.cancel = context.WithCancel(live)
 	f.heard.Store(time.Now().UnixNano())
-	if f.sub, err = s.nc.Subscribe(deliver, func(m *nats.Msg) { f.take(w, m) }); err != nil {
+	var err error
+	if f.sub, err = s.nc.Subscribe(deliver, f.take); err != nil {
 		f.cancel()
 		return nil, &lostError{cause: err}
 	}
 	err = s.request(ctx, "CONSUMER.CREATE."+f.path, consumerRequest{Stream: stream, Action: "create", Config: consumerConfig{
 		Name: name, DeliverPolicy: "by_start_sequence", Start: before.State.LastSeq + 1, AckPolicy: "none", ReplayPolicy: "instant",
-		Deliver: deliver, Filter: w.kv.prefix + "*", HeadersOnly: true, Memory: true, Replicas: 1, MaxDeliver: 1,
+		Deliver: deliver, Filter: filter, HeadersOnly: true, Memory: true, Replicas: 1, MaxDeliver: 1,
 		Heartbeat: heartbeat, Inactive: abandoned,
 	}}, nil)
 	if err == nil {
@@ -176,7 +189,7 @@ func (f *feed) sameSince(ctx context.Context, created time.Time) error {
 }
 
 // take is called with each message of the consumer.
-func (f *feed) take(w *watch, m *nats.Msg) {
+func (f *feed) take(m *nats.Msg) {
 	f.heard.Store(time.Now().UnixNano())
 	if first(m.Header, "Status") != "" {
 		if last := first(m.Header, "Nats-Last-Consumer"); last != "" && last != versionOf(f.last) {
@@ -190,13 +203,19 @@ func (f *feed) take(w *watch, m *nats.Msg) {
 		return
 	}
 	f.last = about.Sequence.Consumer
-	if err := f.readable(about.Sequence.Stream); err != nil {
+	if err := f.tell(f, m.Subject, about.Sequence.Stream); err != nil {
 		f.fail()
-		return
 	}
-	if key, ok := w.kv.key(m.Subject); ok {
+}
+
+func (w *watch) told(f *feed, subject string, seq uint64) error {
+	if err := f.readable(seq); err != nil {
+		return err
+	}
+	if key, ok := w.kv.key(subject); ok {
 		w.Tell(key)
 	}
+	return nil
 }
 
 // readable waits until the leader, which answers reads, has applied a change.

@@ -15,7 +15,9 @@ func TestLogConformance(t *testing.T) {
 		Name:       "nats",
 		Driver:     nats.Driver(),
 		Config:     driver.Config{Name: "test", URL: servers.NATSWith(t, "max_payload: 8M").URL, Options: json.RawMessage(`{"max_value": 1048576}`)},
+		Topic:      foreignTopic,
 		Persistent: true,
+		Exceptions: []drivertest.Exception{{Check: "topics/adopted", Reason: "headers of NATS have no such names and values; the driver's own tests adopt what other programs can write"}},
 		Server: func(tb testing.TB) drivertest.Server {
 			s := servers.NATSWith(tb)
 			return drivertest.Server{
@@ -24,4 +26,23 @@ func TestLogConformance(t *testing.T) {
 			}
 		},
 	})
+}
+
+func TestLogConformanceCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three servers and a majority for each record; the default tests run it")
+	}
+	drivertest.RunLog(t, drivertest.LogHarness{
+		Name: "nats (3 replicas)", Driver: nats.Driver(), Config: replicated(startCluster(t)...), Persistent: true,
+	})
+}
+
+// topicOf returns a topic of the namespace orders.
+func topicOf(tb testing.TB, c driver.Conn, spec driver.TopicSpec) driver.Topic {
+	tb.Helper()
+	b, err := c.Space(orders)
+	must(tb, err)
+	topic, err := b.Log.Topic(tb.Context(), spec)
+	must(tb, err)
+	return topic
 }

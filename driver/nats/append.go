@@ -31,23 +31,22 @@ const againEvery = 2 * time.Millisecond
 // server stores in its order.
 func (t *topic) Append(ctx context.Context, records []driver.Record, results []driver.AppendResult) {
 	s, err := t.link.online(ctx)
-	calls := make([]*call, len(records))
-	for i := range records {
-		r := &records[i]
-		if refused := t.refusal(r); refused != nil || err != nil {
-			results[i] = driver.AppendResult{Err: firstError(refused, t.link.fail(ctx, err, true))}
-			continue
+	if err != nil {
+		err = t.link.fail(ctx, err, true)
+		for i := range results {
+			results[i] = driver.AppendResult{Err: err}
 		}
-		c := t.message(r)
-		if begun := s.begin(ctx, c); begun != nil {
-			results[i] = driver.AppendResult{Err: t.fail(ctx, s, begun, true)}
-			continue
-		}
-		calls[i] = c
+		return
 	}
-	for i, c := range calls {
-		if c != nil {
-			results[i] = t.appended(ctx, s, c)
+	calls := make([]*call, len(results))
+	for i := range results {
+		calls[i], results[i].Err = t.beginAppend(ctx, s, &records[i])
+	}
+	for i := range results {
+		if calls[i] == nil {
+			results[i] = driver.AppendResult{Err: results[i].Err}
+		} else {
+			results[i] = t.appended(ctx, s, calls[i])
 		}
 	}
 	for i := range results {
@@ -55,6 +54,18 @@ func (t *topic) Append(ctx context.Context, records []driver.Record, results []d
 			t.settleID(ctx, s, records, results, i)
 		}
 	}
+}
+
+// beginAppend puts the message of a record on its way.
+func (t *topic) beginAppend(ctx context.Context, s *session, r *driver.Record) (*call, error) {
+	if err := t.refusal(r); err != nil {
+		return nil, err
+	}
+	c := t.message(r)
+	if err := s.begin(ctx, c); err != nil {
+		return nil, t.fail(ctx, s, err, true)
+	}
+	return c, nil
 }
 
 // refusal returns why a record cannot be appended.
@@ -105,7 +116,7 @@ func (t *topic) ackOf(m *nats.Msg) (driver.AppendResult, error) {
 		return driver.AppendResult{}, err
 	}
 	if seq, ok := quickAck(m.Data, t.stream); ok && !bytes.Contains(m.Data, []byte(`"duplicate"`)) {
-		return driver.AppendResult{Position: driver.Position(seq)}, nil //nolint:gosec // far below 2^63
+		return driver.AppendResult{Position: driver.Position(seq)}, nil
 	}
 	var a struct {
 		Stream    string              `json:"stream"`

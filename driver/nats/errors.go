@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	errNotAllowed = errs.New(errs.BackendUnavailable, "the backend's user may not do this; Prism needs to publish to the bucket's subjects and to $JS.API, to subscribe to _INBOX, and for messages to do both with prism.>")
+	errNotAllowed = errs.New(errs.BackendUnavailable, "the backend's user may not do this; Prism needs to publish to $KV.<bucket>.> and $JS.API.>, to subscribe to _INBOX.>, for pub/sub to do both with prism.>, and for topics to publish to <namespace>.> and $KV.prism-groups-*.>")
 	errGone       = errs.New(errs.BackendUnavailable, "the bucket does not exist any more")
 	errNoStream   = errs.New(errs.BackendUnavailable, "the bucket's stream does not answer; it may be without a leader at the moment, or JetStream is not enabled for this account")
 )

@@ -158,7 +158,7 @@ func (g *group) know(ctx context.Context, start driver.Start) error {
 		}
 		value, err := json.Marshal(beginning{next})
 		if err == nil {
-			_, err = g.put(ctx, s, startKey, value, &rev)
+			err = g.put(ctx, s, startKey, value, &rev)
 		}
 		if !errors.Is(err, errConflict) {
 			g.begins(next)
@@ -221,15 +221,17 @@ func (g *group) write(name string, value []byte, expect *uint64) *call {
 	return c
 }
 
-// put sets a key and waits for its revision.
-func (g *group) put(ctx context.Context, s *session, name string, value []byte, expect *uint64) (rev uint64, err error) {
+// put sets a key.
+func (g *group) put(ctx context.Context, s *session, name string, value []byte, expect *uint64) error {
 	c := g.write(name, value, expect)
 	if err := s.begin(ctx, c); err != nil {
-		return 0, err
+		return err
 	}
-	return g.written(ctx, s, c)
+	_, err := g.written(ctx, s, c)
+	return err
 }
 
+// written waits for the revision of a key that was written.
 func (g *group) written(ctx context.Context, s *session, c *call) (rev uint64, err error) {
 	m, err := s.wait(ctx, c)
 	if err == nil {
@@ -294,20 +296,18 @@ func (g *group) learn(r *record, seen map[string]uint64) (begun bool) {
 	return false
 }
 
-// learnRow takes in the row of a partition unless a newer one is known, and
-// returns the newest.
-func (g *group) learnRow(i int, r *record) row {
+// learnRow takes in the row of a partition unless a newer one is known.
+func (g *group) learnRow(i int, r *record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.seq <= g.rows[i].rev {
-		return g.rows[i]
+		return
 	}
 	read := row{rev: r.seq}
 	if r.gone || read.decode(r.value) != nil { // somebody has deleted it
 		read = row{rev: r.seq, Claim: g.rows[i].Claim, Next: g.start}
 	}
 	g.rows[i] = read
-	return read
 }
 
 // sighted notes which beats were seen now and returns who is alive.

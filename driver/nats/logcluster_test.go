@@ -44,11 +44,11 @@ func TestTopicOfAReplicaThatIsBehind(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t)
 	spec := driver.TopicSpec{Name: "t", Partitions: 2}
-	writer := topicOf(t, open(t, replicated(nodes...)), spec)
+	topicOf(t, open(t, replicated(nodes...)), spec)
 	leader := leads(t, nodes, "orders_t")
 	behind := nodes[(leader+1)%3]
 	reader := topicOf(t, open(t, replicated(behind)), spec)
-	writer = topicOf(t, open(t, replicated(nodes[leader])), spec)
+	writer := topicOf(t, open(t, replicated(nodes[leader])), spec)
 	m := joins(t, reader, driver.JoinRequest{})
 	came := 0
 	for round := range 5 {

@@ -1,6 +1,6 @@
-// Package nats stores KV data in NATS: in a key-value bucket of JetStream, on
-// nats-server 2.11 or newer. Patterns reach it through package driver;
-// applications through package client.
+// Package nats stores KV data and messages in NATS: in a key-value bucket and in
+// streams of JetStream, on nats-server 2.11 or newer. Patterns reach it through
+// package driver; applications through package client.
 //
 // # Addresses
 //
@@ -41,6 +41,42 @@
 // of a change once the leader has it. A mirror of the bucket that answers direct
 // gets for it breaks this where a key is missing in the mirror; do not set
 // mirror_direct on one.
+//
+// # Topics
+//
+// A topic of a Log is the stream <namespace>_<topic>, which has the topic's age,
+// size and window of duplicates as settings of its own. A record is a message
+// with the subject
+//
+//	<namespace>.<topic>.<partition>
+//
+// so that any NATS program and "nats stream view" read it, and whatever is
+// published there is a record. Names have bytes that NATS does not take as =XX;
+// those of over 200 bytes are hashes. The value is the message's data and headers
+// are its headers. The key is the header Prism-Key, in which %XX stands for what
+// is not printable ASCII; the record's ID is Nats-Msg-Id where the topic knows
+// duplicates, which NATS looks for in the whole topic, else Prism-Id. A position
+// is a sequence of the stream, so that partitions share them and have gaps.
+//
+// How many partitions there are stands in the stream's metadata
+// (prism-partitions). A stream without it, made by another program, is one
+// partition with all its subjects; records are appended to the first of these,
+// with "prism" for a wildcard. It needs allow_direct.
+//
+// Bucket and namespace are apart here: topics bear the namespace's name alone, so
+// that two installations in one account of NATS need different ones.
+//
+// Groups lie in the bucket prism-groups-<namespace>, below
+// <stream>.<when it was made>.<group>: a key for each partition, with owner, claim
+// and checkpoint, which changes only from the revision that its owner knows; one
+// for each member, which lives as long as others see it change; and where the
+// group began. A stream that is deleted and made again has other groups.
+//
+// Records are read by direct gets in batches, which any replica answers: what
+// one that is behind does not have yet is not there yet, and comes later. Where
+// reads have to be complete, and before a member waits, the leader is asked as
+// well. Members that wait are told by one consumer for each topic and
+// connection.
 package nats
 
 import (

@@ -154,7 +154,7 @@ func (x *source) skips(ctx context.Context, s *session, readings []reading, foun
 		}
 		return err
 	}
-	first := driver.Position(info.State.FirstSeq) //nolint:gosec // far below 2^63
+	first := driver.Position(info.State.FirstSeq)
 	for i := range readings {
 		if r := &readings[i]; r.gap && first > r.from() {
 			found[i].Skipped = driver.SkippedUnknown

@@ -33,7 +33,7 @@ func (t *topic) stat(ctx context.Context, s *session, name string) ([]driver.Par
 			}
 		}
 	}
-	end := driver.Position(info.State.LastSeq) + 1 //nolint:gosec // far below 2^63
+	end := driver.Position(info.State.LastSeq) + 1
 	for i := range stats {
 		x := &stats[i]
 		x.First, x.End = end, end

@@ -249,7 +249,7 @@ func (g *group) clear(ctx context.Context, s *session, self groups.Self, claims 
 func (g *group) Leave(ctx context.Context, self groups.Self) error {
 	s, err := g.session(ctx, false)
 	if err == nil {
-		_, err = g.put(ctx, s, memberMark+self.ID, nil, nil)
+		err = g.put(ctx, s, memberMark+self.ID, nil, nil)
 	}
 	if err == nil {
 		_, _, err = g.list(ctx, s)

@@ -171,7 +171,7 @@ func (t *tail) tell(_ *feed, subject string, seq uint64) error {
 	if p >= 0 {
 		h := &t.heard[p]
 		h.count++
-		h.last = max(h.last, driver.Position(seq)) //nolint:gosec // far below 2^63
+		h.last = max(h.last, driver.Position(seq))
 	}
 	t.mu.Unlock()
 	if p >= 0 {

@@ -165,7 +165,7 @@ func (t *topic) startOf(ctx context.Context, s *session, start driver.Start) (dr
 	if err != nil {
 		return 0, err
 	}
-	end := driver.Position(info.State.LastSeq) + 1 //nolint:gosec // far below 2^63
+	end := driver.Position(info.State.LastSeq) + 1
 	switch start.From {
 	case driver.StartLatest:
 		return end, nil
@@ -176,7 +176,7 @@ func (t *topic) startOf(ctx context.Context, s *session, start driver.Start) (dr
 		}
 		return first.Position, err
 	default:
-		return max(driver.Position(info.State.FirstSeq), 1), nil //nolint:gosec // as above
+		return max(driver.Position(info.State.FirstSeq), 1), nil
 	}
 }
 

@@ -93,7 +93,7 @@ func newGroup(t *topic, name string) *group {
 
 func (g *group) bucketStream() string { return "KV_" + g.bucket }
 
-// session returns one on which the bucket is as it has to be. With make it is
+// session returns one on which the bucket is as it has to be. With create it is
 // made if it is not there, else that is errs.GroupNotFound.
 func (g *group) session(ctx context.Context, create bool) (*session, error) {
 	s, err := g.link.online(ctx)
@@ -109,16 +109,14 @@ func (g *group) session(ctx context.Context, create bool) (*session, error) {
 	set := g.set
 	set.bucket = g.bucket
 	_, err = s.checkSettings(ctx, &set)
-	switch {
-	case errs.ReasonOf(err) == errs.KeyNotFound && !create:
-		return nil, errs.GroupNotFound
-	case errs.ReasonOf(err) == errs.KeyNotFound:
-		if err = s.makeBucket(ctx, &set); err == nil {
+	for create && errs.ReasonOf(err) == errs.KeyNotFound {
+		err = g.within(ctx, func(ctx context.Context) error { return s.makeBucket(ctx, &set) })
+		if err == nil {
 			_, err = s.checkSettings(ctx, &set)
 		}
 	}
 	if errs.ReasonOf(err) == errs.KeyNotFound {
-		err = errs.New(errs.BackendUnavailable, "the bucket %s is not there yet", g.bucket)
+		return nil, errs.GroupNotFound
 	}
 	if err != nil {
 		return nil, err

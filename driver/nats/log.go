@@ -69,8 +69,9 @@ func (l *log) Topic(ctx context.Context, spec driver.TopicSpec) (driver.Topic, e
 	}
 	stream := cmp.Or(spec.Physical, streamName(l.namespace, spec.Name))
 	info, err := s.streamOf(ctx, stream)
-	if errors.Is(err, errs.TopicNotFound) && spec.Physical == "" {
-		if err = l.makeStream(ctx, s, stream, &spec); err == nil {
+	for errors.Is(err, errs.TopicNotFound) && spec.Physical == "" {
+		err = l.within(ctx, func(ctx context.Context) error { return l.makeStream(ctx, s, stream, &spec) })
+		if err == nil {
 			info, err = s.streamOf(ctx, stream)
 		}
 	}
@@ -93,6 +94,17 @@ func (s *session) streamOf(ctx context.Context, stream string) (*jetstream.Strea
 		err = errs.TopicNotFound
 	}
 	return info, err
+}
+
+// within makes a call whose effect is looked for afterwards: a cluster that is
+// asked by several to make the same thing at once leaves some without an answer.
+func (l *log) within(ctx context.Context, create func(context.Context) error) error {
+	short, cancel := context.WithTimeout(ctx, l.set.connect)
+	defer cancel()
+	if err := create(short); short.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	return nil
 }
 
 // validStream reports whether a stream can have the name.

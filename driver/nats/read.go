@@ -117,42 +117,44 @@ func (t *topic) Read(ctx context.Context, r driver.ReadRequest) (driver.Records,
 func (t *topic) read(ctx context.Context, s *session, r *driver.ReadRequest) (driver.Records, error) {
 	next := max(r.From, 1)
 	get := messageGet{Seq: uint64(next)}
-	if !r.Time.IsZero() {
-		end, err := t.end(ctx, s)
+	c := collection{request: r}
+	if !r.Time.IsZero() || t.leading.Load() { // a replica may still have what the leader has deleted
+		first, end, err := t.ends(ctx, s)
 		if err != nil {
 			return driver.Records{}, err
 		}
-		next, get = end, messageGet{Time: &r.Time}
+		next = max(next, first)
+		get, c.first = messageGet{Seq: uint64(next)}, first
+		if !r.Time.IsZero() {
+			next, get = end, messageGet{Time: &r.Time}
+		}
 	}
-	c := collection{request: r}
 	for end := false; !end && !c.full(); {
 		found, last, err := t.page(ctx, s, r.Partition, get, &c)
 		if err != nil {
 			return driver.Records{}, err
 		}
 		c.add(found)
-		if end = last; len(c.records) > 0 {
-			next = c.records[len(c.records)-1].Position + 1
+		if end = last; len(found) > 0 {
+			next = found[len(found)-1].Position + 1
 			get = messageGet{Seq: uint64(next)}
 		}
 	}
-	if len(c.records) == 0 && r.Time.IsZero() {
-		end, err := t.end(ctx, s)
-		if err != nil {
-			return driver.Records{}, err
-		}
-		next = min(next, end)
+	if n := len(c.records); n > 0 {
+		return driver.Records{Records: c.records, Next: c.records[n-1].Position + 1}, nil
 	}
-	return driver.Records{Records: c.records, Next: next}, nil
+	_, end, err := t.ends(ctx, s)
+	return driver.Records{Next: min(next, end)}, err
 }
 
-// end is the position behind the last record of all partitions.
-func (t *topic) end(ctx context.Context, s *session) (driver.Position, error) {
+// ends are the positions of the stream's first record, and of the next one that
+// comes, as the leader knows them.
+func (t *topic) ends(ctx context.Context, s *session) (first, end driver.Position, err error) {
 	info, err := t.state(ctx, s)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return driver.Position(info.State.LastSeq) + 1, nil
+	return max(driver.Position(info.State.FirstSeq), 1), driver.Position(info.State.LastSeq) + 1, nil
 }
 
 // page reads some records. end says that nothing follows.
@@ -182,6 +184,7 @@ func (t *topic) page(ctx context.Context, s *session, partition int, get message
 // collection gathers the records of a read until it is full.
 type collection struct {
 	request *driver.ReadRequest
+	first   driver.Position // what stands before it is not wanted
 	records []driver.Stored
 	bytes   int
 }
@@ -196,6 +199,9 @@ func (c *collection) add(found []driver.Stored) {
 	for i := range found {
 		if c.full() {
 			return
+		}
+		if found[i].Position < c.first {
+			continue
 		}
 		c.records = append(c.records, found[i])
 		c.bytes += payload(&found[i].Record)

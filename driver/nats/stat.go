@@ -9,8 +9,8 @@ import (
 )
 
 // stat asks for each partition's first record, and for the first one that the
-// group has not committed, with how many follow. They are at most what stood in
-// the stream when it was asked for its end.
+// group has not committed, with how many follow. Only what stands between the ends
+// of the stream as its leader knows them counts.
 func (t *topic) stat(ctx context.Context, s *session, name string) ([]driver.PartitionStat, error) {
 	stats := make([]driver.PartitionStat, len(t.subjects))
 	if name != "" {
@@ -18,26 +18,25 @@ func (t *topic) stat(ctx context.Context, s *session, name string) ([]driver.Par
 			return nil, err
 		}
 	}
-	info, err := t.state(ctx, s)
+	least, end, err := t.ends(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	firsts, nexts := make([]*pull, len(stats)), make([]*pull, len(stats))
 	for i := range stats {
-		if firsts[i], err = t.count(ctx, s, i, 1); err != nil {
+		if firsts[i], err = t.count(ctx, s, i, least); err != nil {
 			return nil, err
 		}
 		if stats[i].Known {
-			if nexts[i], err = t.count(ctx, s, i, stats[i].Next); err != nil {
+			if nexts[i], err = t.count(ctx, s, i, max(stats[i].Next, least)); err != nil {
 				return nil, err
 			}
 		}
 	}
-	end := driver.Position(info.State.LastSeq) + 1
 	for i := range stats {
 		x := &stats[i]
 		x.First, x.End = end, end
-		first, _, err := t.counted(ctx, s, firsts[i], i, 1)
+		first, _, err := t.counted(ctx, s, firsts[i], i, least)
 		if err != nil {
 			return nil, err
 		}
@@ -47,7 +46,7 @@ func (t *topic) stat(ctx context.Context, s *session, name string) ([]driver.Par
 		if nexts[i] == nil {
 			continue
 		}
-		next, waiting, err := t.counted(ctx, s, nexts[i], i, x.Next)
+		next, waiting, err := t.counted(ctx, s, nexts[i], i, max(x.Next, least))
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +57,7 @@ func (t *topic) stat(ctx context.Context, s *session, name string) ([]driver.Par
 
 // count asks for a record and how many follow it.
 func (t *topic) count(ctx context.Context, s *session, partition int, from driver.Position) (*pull, error) {
-	return s.pull(ctx, t.stream, messageGet{Seq: uint64(max(from, 1)), NextFor: t.filters[partition], Batch: 1})
+	return s.pull(ctx, t.stream, messageGet{Seq: uint64(from), NextFor: t.filters[partition], Batch: 1})
 }
 
 // counted waits for what count has asked for; no record is the zero one.
@@ -72,7 +71,7 @@ func (t *topic) counted(ctx context.Context, s *session, p *pull, partition int,
 	}
 	if t.leading.Load() {
 		var ok bool
-		if first, ok, err = t.following(ctx, s, partition, messageGet{Seq: uint64(max(from, 1))}); ok {
+		if first, ok, err = t.following(ctx, s, partition, messageGet{Seq: uint64(from)}); ok {
 			n = 1
 		}
 	}

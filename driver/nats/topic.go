@@ -161,11 +161,10 @@ func (t *topic) begin(ctx context.Context, r *driver.JoinRequest) ([]driver.Posi
 // startOf returns where a start is, which is one position in all partitions:
 // they share those of the stream.
 func (t *topic) startOf(ctx context.Context, s *session, start driver.Start) (driver.Position, error) {
-	info, err := t.state(ctx, s)
+	earliest, end, err := t.ends(ctx, s)
 	if err != nil {
 		return 0, err
 	}
-	end := driver.Position(info.State.LastSeq) + 1
 	switch start.From {
 	case driver.StartLatest:
 		return end, nil
@@ -176,7 +175,7 @@ func (t *topic) startOf(ctx context.Context, s *session, start driver.Start) (dr
 		}
 		return first.Position, err
 	default:
-		return max(driver.Position(info.State.FirstSeq), 1), nil
+		return earliest, nil
 	}
 }
 

@@ -39,7 +39,7 @@ func (t *topic) Append(ctx context.Context, records []driver.Record, results []d
 		return
 	}
 	calls := make([]*call, len(results))
-	for i := range results {
+	for i := range records {
 		calls[i], results[i].Err = t.beginAppend(ctx, s, &records[i])
 	}
 	for i := range results {

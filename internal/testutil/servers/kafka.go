@@ -37,11 +37,21 @@ func Kafka(t testing.TB) *KafkaCluster {
 // that Stop and Start find what was acknowledged.
 func KafkaWith(t testing.TB, opts ...kfake.Opt) *KafkaCluster {
 	t.Helper()
+	return KafkaBrokers(t, 1, opts...)
+}
+
+// KafkaBrokers is KafkaWith for so many brokers of one cluster.
+func KafkaBrokers(t testing.TB, brokers int, opts ...kfake.Opt) *KafkaCluster {
+	t.Helper()
 	dir := filepath.Join(privateDir(t), "kafka")
-	all := append([]kfake.Opt{kfake.NumBrokers(1), kfake.DataDir(dir), kfake.SyncWrites()}, opts...)
+	all := append([]kfake.Opt{kfake.NumBrokers(brokers), kfake.DataDir(dir), kfake.SyncWrites()}, opts...)
 	k := &KafkaCluster{t: t}
 	for range 20 {
-		k.opts = append(slices.Clone(all), kfake.Ports(freePort(t)))
+		var ports []int
+		for range brokers {
+			ports = append(ports, freePort(t))
+		}
+		k.opts = append(slices.Clone(all), kfake.Ports(ports...))
 		err := k.start()
 		if err == nil {
 			t.Cleanup(k.Stop)

@@ -84,8 +84,8 @@ var dependencies = []dependency{
 	{"github.com/nats-io/nats.go", allow("driver/nats", "internal/testutil/..."), "a vendor's SDK stays with its technology; tests ask whether their server is ready"},
 	{"github.com/nats-io/nats-server/v2", allow("internal/testutil/..."), "a real server for tests"},
 	{"github.com/twmb/franz-go/pkg/kfake", allow("internal/testutil/..."), "a broker for tests"},
-	{"github.com/twmb/franz-go/pkg/kmsg", nil, "requests that tests make by hand"},
-	{"github.com/twmb/franz-go", nil, "a vendor's SDK stays with its technology, which is not there yet"},
+	{"github.com/twmb/franz-go/pkg/kmsg", allow("driver/kafka"), "a vendor's SDK stays with its technology: its requests"},
+	{"github.com/twmb/franz-go", allow("driver/kafka"), "a vendor's SDK stays with its technology"},
 	{"github.com/sony/gobreaker/v2", allow("driver/wrap"), "the one circuit breaker"},
 	{"golang.org/x/time", allow("driver/wrap", "proxy"), "the one rate limiter"},
 

@@ -86,6 +86,9 @@ var dependencies = []dependency{
 	{"github.com/twmb/franz-go/pkg/kfake", allow("internal/testutil/..."), "a broker for tests"},
 	{"github.com/twmb/franz-go/pkg/kmsg", allow("driver/kafka"), "a vendor's SDK stays with its technology: its requests"},
 	{"github.com/twmb/franz-go", allow("driver/kafka"), "a vendor's SDK stays with its technology"},
+	{"github.com/aws/aws-sdk-go-v2", allow("driver/s3"), "a vendor's SDK stays with its technology"},
+	{"github.com/aws/aws-sdk-go-v2/service/s3", allow("driver/s3"), "a vendor's SDK stays with its technology"},
+	{"github.com/aws/smithy-go", allow("driver/s3"), "what that SDK's errors are made of"},
 	{"github.com/sony/gobreaker/v2", allow("driver/wrap"), "the one circuit breaker"},
 	{"golang.org/x/time", allow("driver/wrap", "proxy"), "the one rate limiter"},
 

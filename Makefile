@@ -37,6 +37,13 @@ $(call stamp_of,$(1)):
 endef
 $(foreach t,$(TOOLS),$(eval $(call install_tool,$t)))
 
+# A server for tests that is built from a module of its own, so that what it
+# brings along stays out of ours.
+TEST_SERVERS := .tools/versitygw
+.tools/versitygw: test/servers/versitygw/go.mod test/servers/versitygw/go.sum
+	@echo 'building versitygw'
+	@CGO_ENABLED=0 GOFLAGS= go -C $(<D) build -o '$(CURDIR)/$@' github.com/versity/versitygw/cmd/versitygw
+
 export PATH := $(CURDIR)/.tools:$(PATH)
 
 ## Every day:
@@ -51,7 +58,7 @@ run: ## start everything in one process, on data in ./.prism
 # ARGS may be a part. (Go never takes tests that write there from its cache.)
 .PHONY: test
 test: export PRISM_MATRIX_DIR = $(if $(ARGS),,$(CURDIR)/.cache/matrix)
-test: $(TEST_TOOLS) ## run all tests on real servers, with the race detector
+test: $(TEST_TOOLS) $(TEST_SERVERS) ## run all tests on real servers, with the race detector
 	@mkdir -p .cache/matrix
 	@gotestsum --format $(TEST_FORMAT) -- -race -timeout 15m $(ARGS) ./...
 
@@ -105,7 +112,7 @@ evidence: $(TEST_TOOLS) ## run the commands of docs/evidence.md
 
 .PHONY: tools test-tools check-tools
 tools: test-tools check-tools ## install the pinned tools into ./.tools
-test-tools: $(TEST_TOOLS)
+test-tools: $(TEST_TOOLS) $(TEST_SERVERS)
 check-tools: $(CHECK_TOOLS)
 
 .PHONY: clean

@@ -11,7 +11,10 @@ import (
 	"time"
 )
 
-const installWithin = 5 * time.Minute
+const (
+	installWithin = 5 * time.Minute
+	buildWithin   = 10 * time.Minute
+)
 
 // install installs the server's packages, where that may be done without
 // asking: as root, with apt-get. Test processes that come at the same time
@@ -45,6 +48,33 @@ func run(ctx context.Context, apt string, args ...string) error {
 		return fmt.Errorf("apt-get %s failed: %w: %s", args[0], err, lastBytes(out, 2000))
 	}
 	return nil
+}
+
+// build builds a server from a package of the module in a folder, once into the
+// user's cache. Test processes that come at the same time wait for the first one.
+func build(name, module, pkg string) (path string, err error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "prism-test")
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // binaries only
+		return "", err
+	}
+	unlock, err := lockFile(filepath.Join(dir, name+".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	path = filepath.Join(dir, name)
+	ctx, cancel := context.WithTimeout(context.Background(), buildWithin)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, pkg) //nolint:gosec // a path of our own
+	cmd.Dir, cmd.Env = module, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, lastBytes(out, 2000))
+	}
+	return path, nil
 }
 
 // lockFile takes a lock that holds across processes and goes with this one.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -103,36 +102,11 @@ var natsBinary struct {
 func natsSpec(t testing.TB) spec {
 	t.Helper()
 	b := &natsBinary
-	b.once.Do(func() { b.path, b.err = buildNATS() })
+	b.once.Do(func() { b.path, b.err = build("nats-server", ".", "github.com/nats-io/nats-server/v2") })
 	if b.err != nil {
 		t.Fatalf("nats-server is needed and cannot be built: %v; run: go build github.com/nats-io/nats-server/v2", b.err)
 	}
 	return spec{name: "nats", binary: b.path, ready: natsReady}
-}
-
-func buildNATS() (path string, err error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "prism-test")
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // binaries only
-		return "", err
-	}
-	unlock, err := lockFile(filepath.Join(dir, "nats-server.lock"))
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	path = filepath.Join(dir, "nats-server")
-	ctx, cancel := context.WithTimeout(context.Background(), installWithin)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/nats-io/nats-server/v2") //nolint:gosec // a path of our own
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, lastBytes(out, 2000))
-	}
-	return path, nil
 }
 
 // natsReady waits for the greeting of a server with JetStream.

@@ -7,6 +7,7 @@ import (
 	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
 	"github.com/prismgw/prism/driver/redis"
+	"github.com/prismgw/prism/driver/s3"
 	"github.com/prismgw/prism/driver/sqlite"
 )
 
@@ -16,6 +17,7 @@ func drivers() []driver.Driver {
 		memory.Driver(),
 		sqlite.Driver(),
 		files.Driver(),
+		s3.Driver(),
 		redis.Driver(),
 		postgres.Driver(),
 		nats.Driver(),

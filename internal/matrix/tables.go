@@ -10,6 +10,7 @@ import (
 	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
 	"github.com/prismgw/prism/driver/redis"
+	"github.com/prismgw/prism/driver/s3"
 	"github.com/prismgw/prism/driver/sqlite"
 )
 
@@ -28,6 +29,7 @@ func technologies() []technology {
 		{memory.Driver(), "memory://name", "in the process", ""},
 		{sqlite.Driver(), "sqlite:prism.db", "table `prism_kv`, a row `orders`, `carts`, `k`", `{"table": "carts", "key": "id", "value": "doc"}`},
 		{files.Driver(), "file:objects", "objects only: file `spaces/orders+carts/k`", ""},
+		{s3.Driver(), "s3://bucket?endpoint=http://localhost:9000", "objects only: object `orders/carts/k!`", ""},
 		{redis.Driver(), "redis://localhost:6379/0", "string `orders:carts:k`", `{"keys": "cart:{key}"}`},
 		{postgres.Driver(), "postgres://localhost:5432/prism", "table `prism_kv`, a row `orders`, `carts`, `k`", `{"table": "carts", "key": "id", "value": "doc"}`},
 		{nats.Driver(), "nats://localhost:4222", "subject `$KV.prism.orders.carts.k`", ""},

@@ -21,8 +21,7 @@ type BlobHarness Harness
 func blobChecks() []check {
 	return slices.Concat(
 		blobConnChecks(), putChecks(), getChecks(), deleteChecks(), blobKeyChecks(), blobConditionChecks(),
-		listChecks(), blobSpaceChecks(), cutOffChecks(),
-		[]check{{"faults/process-killed", needsEmbeddedBlob, putterKilled}},
+		listChecks(), blobSpaceChecks(), cutOffChecks(), blobFaultChecks(),
 	)
 }
 

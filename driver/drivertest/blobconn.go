@@ -308,6 +308,9 @@ func blobLeaks(e *env) {
 	if now := openFiles(); now > files {
 		e.Errorf("after close: %d files are open, %d were before", now, files)
 	}
+	if e.s.h.Server != nil {
+		e.blobLeaksAfterFaults()
+	}
 }
 
 // openAlone is open for who closes by himself.

@@ -98,7 +98,7 @@ func (e *lost) Unwrap() error { return e.error }
 func (l *link) Do(r *http.Request) (*http.Response, error) {
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
-	answer, err := l.client.Do(r.WithContext(httptrace.WithClientTrace(r.Context(), trace))) //nolint:bodyclose,gosec // the caller's; the operator says where to
+	answer, err := l.client.Do(r.WithContext(httptrace.WithClientTrace(r.Context(), trace))) //nolint:gosec // the operator says where to
 	if err != nil {
 		return nil, &lost{err, sent.Load()}
 	}

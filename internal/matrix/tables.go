@@ -71,7 +71,7 @@ var blobGroups = []group{
 	{"spaces", "namespaces never meet"},
 	{"conn", "opening, health, closing under load"},
 	{"context", "deadlines and cancellation"},
-	{"faults", "killed while it puts"},
+	{"faults", "killed, paused, cut off, answering garbage"},
 	{"memory", "memory does not grow with the object"},
 	{"leaks", "nothing is left behind"},
 }

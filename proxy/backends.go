@@ -23,6 +23,11 @@ const (
 // maxBackendCalls is how many calls one backend has at once.
 const maxBackendCalls = 1024
 
+// maxBackendStreams is how many objects are put into one backend or read from it
+// at once: what each may hold of memory, 8 MiB and rarely so much, is to fit
+// together.
+const maxBackendStreams = 128
+
 // backend is one open connection. Configurations that have the same document
 // share it.
 type backend struct {
@@ -35,6 +40,7 @@ type backend struct {
 	breaker *wrap.Breaker
 	retrier *wrap.Retrier
 	limiter *wrap.Limiter
+	streams *wrap.Limiter
 
 	users int // guarded by pool.mu
 	stop  context.CancelFunc
@@ -79,6 +85,7 @@ func (p *pool) take(doc *namespace.Backend) (*backend, error) {
 	name := doc.Spec.GetName()
 	b := &backend{name: name, key: key, conn: conn, log: p.log, users: 1, stop: stop, done: make(chan struct{}), since: time.Now()}
 	b.retrier, b.limiter = wrap.NewRetrier(), wrap.NewLimiter(maxBackendCalls)
+	b.streams = wrap.NewLimiter(maxBackendStreams)
 	b.series = p.metrics.holdBackend(name)
 	b.breaker = wrap.NewBreaker(name, b.series.breaker)
 	b.series.breaker(false)
@@ -96,6 +103,9 @@ func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
 	}
 	if out.PubSub != nil {
 		out.PubSub = p.pubsub(b, out.PubSub)
+	}
+	if out.Blob != nil {
+		out.Blob = p.blob(b, out.Blob)
 	}
 	if out.KV != nil {
 		out.KV, err = p.kv(b, s, out.KV)
@@ -123,6 +133,13 @@ func (p *pool) pubsub(b *backend, ps driver.PubSub) driver.PubSub {
 		ps = b.breaker.PubSub(b.limiter.PubSub(ps))
 	}
 	return wrap.ObservePubSub(ps, b.name, &backendObserver{b.series, b.log})
+}
+
+func (p *pool) blob(b *backend, blob driver.Blob) driver.Blob {
+	if blob.Guarantees().Shared {
+		blob = b.breaker.Blob(b.retrier.Blob(b.limiter.Blob(blob, b.streams)))
+	}
+	return wrap.ObserveBlob(blob, b.name, &backendObserver{b.series, b.log})
 }
 
 // release gives a backend back; the last one to do so closes it.

@@ -35,6 +35,7 @@ type metrics struct {
 	calls    *histogram
 	failures *prometheus.CounterVec
 	breakers *prometheus.GaugeVec
+	bytes    *prometheus.CounterVec
 	nowhere  *counters // requests that reached no namespace
 	methods  []*method // by index
 	events   []event
@@ -62,6 +63,9 @@ func newMetrics(k *kinds) *metrics {
 			Name: "prism_backend_circuit_open", Help: "1 while the backend is given a rest.",
 		}, []string{"backend"}),
 	}
+	m.bytes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "prism_backend_transferred_bytes_total", Help: "Bytes of objects that were put into a backend or read from it.",
+	}, []string{"backend", "operation"})
 	seconds := newHistogram("prism_request_duration_seconds", "Time from the arrival of an operation to its answer.",
 		[2]string{"kind", "method"})
 	m.patterns, m.backends = map[patternName]*counters{}, map[string]*backendSeries{}
@@ -72,7 +76,7 @@ func newMetrics(k *kinds) *metrics {
 			m.seconds[md.index] = seconds.with(k.all[i].Name, md.name)
 		}
 	}
-	m.registry.MustRegister(&requests{m}, seconds, m.streams, m.reloads, m.calls, m.failures, m.breakers,
+	m.registry.MustRegister(&requests{m}, seconds, m.streams, m.reloads, m.calls, m.failures, m.breakers, m.bytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.nowhere = m.hold("", "")
 	return m

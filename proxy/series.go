@@ -158,6 +158,9 @@ func (m *metrics) holdBackend(name string) *backendSeries {
 		for _, op := range []string{"get", "get_many", "apply", "scan", "publish", "subscribe"} {
 			s.seconds[op] = m.calls.with(name, op)
 		}
+		for _, op := range []string{"put_object", "get_object", "stat_object", "delete_objects", "list_objects"} {
+			s.seconds[op] = m.calls.with(name, op)
+		}
 		m.backends[name] = s
 	}
 	s.holders++
@@ -178,6 +181,7 @@ func (s *backendSeries) drop() {
 	label := prometheus.Labels{"backend": s.name}
 	s.metrics.calls.remove(s.name)
 	s.metrics.failures.DeletePartialMatch(label)
+	s.metrics.bytes.DeletePartialMatch(label)
 	s.metrics.breakers.DeletePartialMatch(label)
 }
 
@@ -208,7 +212,16 @@ type backendObserver struct {
 	log *slog.Logger
 }
 
-var _ wrap.Observer = (*backendObserver)(nil)
+var _ wrap.BlobObserver = (*backendObserver)(nil)
+
+// Transferred implements wrap.BlobObserver.
+func (b *backendObserver) Transferred(operation string, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.gone {
+		b.metrics.bytes.WithLabelValues(b.name, operation).Add(float64(bytes))
+	}
+}
 
 // Observe implements wrap.Observer.
 func (b *backendObserver) Observe(ctx context.Context, operation string, _ int, began time.Time, failures []error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/logging"
 
@@ -34,7 +35,7 @@ func newClient(s *settings, l *link, credentials driver.Credentials) *awss3.Clie
 		o.BaseEndpoint = &s.endpoint
 	}
 	if credentials != nil {
-		o.Credentials = login(credentials)
+		o.Credentials, o.HTTPSignerV4 = login(credentials), &signer{}
 	}
 	return awss3.New(o)
 }
@@ -49,6 +50,28 @@ func login(credentials driver.Credentials) aws.CredentialsProviderFunc {
 		}
 		return aws.Credentials{AccessKeyID: user, SecretAccessKey: string(password)}, nil
 	}
+}
+
+// signer is that of the client library, which keeps what it derives from a
+// secret under the name of the access key: another secret needs another one.
+type signer struct {
+	mu     sync.Mutex // guards what follows
+	signer *v4.Signer
+	secret string
+}
+
+// SignHTTP signs with the credentials it is given.
+func (s *signer) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Request, payload, service, region string, at time.Time, options ...func(*v4.SignerOptions)) error {
+	return s.of(c.SecretAccessKey).SignHTTP(ctx, c, r, payload, service, region, at, options...)
+}
+
+func (s *signer) of(secret string) *v4.Signer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.signer == nil || s.secret != secret {
+		s.signer, s.secret = v4.NewSigner(), secret
+	}
+	return s.signer
 }
 
 // link is the HTTP client below that of S3.

@@ -38,11 +38,15 @@ func S3(t testing.TB) *S3Server {
 	return &S3Server{Server: s, Bucket: bucket, User: user, Password: password}
 }
 
-// S3With starts a versitygw with further arguments before those of its folder,
-// whatever the environment says. With --cert it speaks TLS.
+// S3With starts a versitygw with further arguments, those for its folder behind
+// "--", whatever the environment says. With --cert it speaks TLS.
 func S3With(t testing.TB, args ...string) *S3Server {
 	t.Helper()
 	out := &S3Server{Bucket: "prism", User: "prism-test", Password: "secret-of-tests"}
+	var posix []string
+	if i := slices.Index(args, "--"); i >= 0 {
+		args, posix = args[:i], args[i+1:]
+	}
 	scheme := "http"
 	if slices.Contains(args, "--cert") {
 		scheme = "https"
@@ -54,7 +58,7 @@ func S3With(t testing.TB, args ...string) *S3Server {
 		},
 		args: func(s *Server) []string {
 			own := []string{"--port", s.Addr, "--quiet", "--keep-alive", "--iam-dir", s.Dir}
-			return append(append(own, args...), "posix", filepath.Join(s.Dir, "data"))
+			return slices.Concat(own, args, []string{"posix"}, posix, []string{filepath.Join(s.Dir, "data")})
 		},
 		env:   []string{"ROOT_ACCESS_KEY=" + out.User, "ROOT_SECRET_KEY=" + out.Password},
 		ready: func(ctx context.Context, s *Server) error { return s3Ready(ctx, s, scheme) },

@@ -138,7 +138,7 @@ func wholeOrNot(e *env) {
 func needsEmbeddedBlob(e *env) string {
 	switch {
 	case e.s.h.Server != nil || e.s.blob.Shared:
-		return "the data lies in a server; the driver's own tests kill that"
+		return "the data lies in a server; faults/killed-and-restarted kills that"
 	case !e.s.h.Persistent || !e.s.blob.Ack.Process:
 		return "an acknowledged object does not survive the process"
 	}

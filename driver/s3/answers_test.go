@@ -22,7 +22,7 @@ func TestAnswers(t *testing.T) {
 	var status atomic.Int64
 	var code atomic.Value
 	addr := between(t, s, func(w http.ResponseWriter, _ *http.Request) bool {
-		return refuse(w, int(status.Load()), code.Load().(string)) //nolint:errcheck,forcetypeassert // a test
+		return refuse(w, int(status.Load()), code.Load().(string)) //nolint:forcetypeassert // a test
 	})
 	_, b := open(t, config(s, s.Through(addr)))
 	for _, c := range []struct {

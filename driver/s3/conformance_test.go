@@ -21,7 +21,7 @@ func config(s *servers.S3Server, url string) driver.Config {
 func TestConformance(t *testing.T) {
 	shared := servers.S3(t)
 	drivertest.RunBlob(t, drivertest.BlobHarness{
-		Name:       "s3",
+		Name:       "s3 (versitygw)",
 		Driver:     s3.Driver(),
 		Config:     config(shared, shared.URL),
 		Persistent: true,

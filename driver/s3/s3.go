@@ -19,9 +19,10 @@
 //
 // A version is the object's ETag. Objects of up to a part are put in one
 // request, larger ones in an upload of parts, of which nothing is seen until it
-// is completed. An upload that fails is aborted; one whose process died is found
-// when a connection serves the space again, or is left to the bucket's own rule
-// (AbortIncompleteMultipartUpload) where that is quicker.
+// is completed. An upload that fails is aborted. One whose process died, or whose
+// connection was closed, is aborted when it is a day old (abandon_after) and a
+// connection begins to serve the space, or by the bucket's own rule
+// (AbortIncompleteMultipartUpload).
 //
 // # What the store has to do
 //
@@ -35,7 +36,9 @@ package s3
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -72,6 +75,7 @@ type conn struct {
 	link *link
 	api  *awss3.Client
 	now  func() time.Time
+	log  *slog.Logger
 
 	alive context.Context // ends with Close
 	end   context.CancelFunc
@@ -94,7 +98,7 @@ func open(c driver.Config) (driver.Conn, error) {
 	l := newLink(s)
 	alive, end := context.WithCancel(context.Background())
 	return &conn{
-		settings: s, link: l, api: newClient(s, l, c.Credentials), now: c.Clock(), alive: alive, end: end,
+		settings: s, link: l, api: newClient(s, l, c.Credentials), now: c.Clock(), log: c.Logger(), alive: alive, end: end,
 		probing: make(chan struct{}, 1), spaces: map[string]struct{}{},
 	}, nil
 }
@@ -196,7 +200,12 @@ func (c *conn) sweepAll() {
 	clear(c.spaces)
 	c.work.Go(func() {
 		for _, prefix := range prefixes {
-			if c.sweep(prefix) != nil {
+			err := c.sweep(prefix)
+			switch {
+			case err == nil || c.alive.Err() != nil:
+			case statusOf(err) == http.StatusForbidden || statusOf(err) == http.StatusNotImplemented:
+				c.log.Warn("uploads that were abandoned cannot be listed; give the key the right s3:ListBucketMultipartUploads, or the bucket a rule that aborts them", "backend", c.name)
+			default:
 				c.mu.Lock()
 				c.spaces[prefix] = struct{}{} // after another ping
 				c.mu.Unlock()

@@ -96,7 +96,7 @@ func TestCredentialsChange(t *testing.T) {
 		if fails.Load() {
 			return "", "", os.ErrPermission
 		}
-		return user.Load().(string), driver.Secret(password.Load().(string)), nil //nolint:forcetypeassert,errcheck // a test
+		return user.Load().(string), driver.Secret(password.Load().(string)), nil //nolint:forcetypeassert // a test
 	}
 	conn, b := open(t, c)
 	works := func(what string) {
@@ -287,6 +287,29 @@ func TestMetadataOfAllSizes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLargest puts objects of the largest size and one byte more, in one request
+// and in parts.
+func TestLargest(t *testing.T) {
+	t.Parallel()
+	s, ctx := servers.S3With(t), t.Context()
+	for _, largest := range []int{1000, 9 << 20} {
+		c := config(s, s.URL)
+		c.Options = fmt.Appendf(nil, `{"max_object": %d}`, largest)
+		_, b := open(t, c)
+		for _, stated := range []int64{0, int64(largest)} {
+			_, err := put(ctx, b, "a", strings.Repeat("x", largest), driver.PutOptions{Size: stated})
+			must(t, err)
+		}
+		_, err := put(ctx, b, "b", strings.Repeat("x", largest+1), driver.PutOptions{})
+		if wants(t, "put of a byte more", err, errs.PayloadTooLarge).Meta["limit"] != fmt.Sprint(largest) {
+			t.Error(err)
+		}
+		_, err = b.Stat(ctx, "b")
+		wants(t, "stat", err, errs.ObjectNotFound)
+	}
+	kvtest.Await(t, "no uploads", func() bool { return len(uploads(t, s)) == 0 })
 }
 
 // uploads returns the names of the uploads that were not completed.

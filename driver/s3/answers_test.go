@@ -43,6 +43,7 @@ func TestAnswers(t *testing.T) {
 		{400, "ExpiredToken", errs.CredentialsUnavailable, errs.CredentialsUnavailable, "expired"},
 		{403, "RequestTimeTooSkewed", errs.BackendUnavailable, errs.BackendUnavailable, "clock"},
 		{404, "NoSuchBucket", errs.BackendUnavailable, errs.BackendUnavailable, "bucket is not there"},
+		{404, "", errs.BackendUnavailable, errs.BackendUnavailable, "no store of S3"},
 		{301, "PermanentRedirect", errs.BackendUnavailable, errs.BackendUnavailable, "region"},
 		{307, "", errs.BackendUnavailable, errs.BackendUnavailable, "another place"},
 		{400, "RequestTimeout", errs.BackendUnavailable, errs.BackendUnavailable, "too long"},

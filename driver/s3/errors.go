@@ -125,8 +125,8 @@ func (c *conn) ofAnswer(err error, code string, status int, write bool) error {
 	switch {
 	case status < http.StatusBadRequest:
 		return errs.Wrap(err, errs.InvalidConfiguration, "backend %q: the store sends to another place; the region of the url may be wrong", c.name)
-	case status == http.StatusNotFound:
-		return errs.ObjectNotFound
+	case status == http.StatusNotFound: // without a code of S3
+		return errs.Wrap(err, errs.InvalidConfiguration, "backend %q: what answers at the url's endpoint is no store of S3", c.name)
 	case status == http.StatusPreconditionFailed:
 		return errs.VersionMismatch
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,10 +33,13 @@ func S3(t testing.TB) *S3Server {
 	if s == nil {
 		return S3With(t)
 	}
-	rest, _, _ := strings.Cut(strings.TrimPrefix(s.URL, "s3://"), "?")
-	bucket, _, _ := strings.Cut(rest, "/")
+	at, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatalf("PRISM_TEST_S3_URL: %v", err)
+	}
+	_, s.Addr, _ = strings.Cut(at.Query().Get("endpoint"), "://")
 	user, password, _ := strings.Cut(os.Getenv("PRISM_TEST_S3_CREDENTIALS"), ":")
-	return &S3Server{Server: s, Bucket: bucket, User: user, Password: password}
+	return &S3Server{Server: s, Bucket: at.Host, User: user, Password: password}
 }
 
 // S3With starts a versitygw with further arguments, those for its folder behind

@@ -104,6 +104,9 @@ func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
 	if out.PubSub != nil {
 		out.PubSub = p.pubsub(b, out.PubSub)
 	}
+	if out.Log != nil {
+		out.Log = p.messages(b, out.Log)
+	}
 	if out.Blob != nil {
 		out.Blob = p.blob(b, out.Blob)
 	}
@@ -133,6 +136,13 @@ func (p *pool) pubsub(b *backend, ps driver.PubSub) driver.PubSub {
 		ps = b.breaker.PubSub(b.limiter.PubSub(ps))
 	}
 	return wrap.ObservePubSub(ps, b.name, &backendObserver{b.series, b.log})
+}
+
+func (p *pool) messages(b *backend, l driver.Log) driver.Log {
+	if l.Guarantees().Shared {
+		l = b.breaker.Log(b.limiter.Log(l))
+	}
+	return wrap.ObserveLog(l, b.name, &backendObserver{b.series, b.log})
 }
 
 func (p *pool) blob(b *backend, blob driver.Blob) driver.Blob {

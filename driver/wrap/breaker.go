@@ -62,6 +62,10 @@ func (b *Breaker) KV(kv driver.KV) driver.KV { return &guarded{kv, b.guard()} }
 // PubSub returns ps behind the breaker. What subscriptions bring passes freely.
 func (b *Breaker) PubSub(ps driver.PubSub) driver.PubSub { return &guardedPubSub{ps, b.guard()} }
 
+// Log returns l behind the breaker. What members are told and commit passes
+// freely.
+func (b *Breaker) Log(l driver.Log) driver.Log { return &guardedLog{l, b.guard()} }
+
 func (b *Breaker) guard() guard { return guard{enter: b.enter, severe: unwell} }
 
 // enter lets a call through, or says why not.

@@ -23,6 +23,9 @@ func (l *Limiter) KV(kv driver.KV) driver.KV { return &guarded{kv, l.guard()} }
 // PubSub is KV for a PubSub. A subscription that stands takes no place.
 func (l *Limiter) PubSub(ps driver.PubSub) driver.PubSub { return &guardedPubSub{ps, l.guard()} }
 
+// Log is KV for a Log. Members take no place.
+func (l *Limiter) Log(log driver.Log) driver.Log { return &guardedLog{log, l.guard()} }
+
 func (l *Limiter) guard() guard {
 	leave := func(error) { <-l.places }
 	return guard{severe: func(error) bool { return false }, enter: func(ctx context.Context) (func(error), error) {

@@ -14,8 +14,9 @@ import (
 // called from several goroutines and must be quick.
 type Observer interface {
 	// Observe gets the method ("get", "get_many", "apply", "scan"; "publish",
-	// "subscribe"), how many operations it carried, when it began, and the errors among its
-	// outcomes, which are none of the caller's making (see Failure).
+	// "subscribe"; "append", "commit" and others), how many operations it
+	// carried, when it began, and the errors among its outcomes, which are none
+	// of the caller's making (see Failure).
 	Observe(ctx context.Context, method string, operations int, began time.Time, failures []error)
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/files"
+	"github.com/prismgw/prism/driver/kafka"
 	"github.com/prismgw/prism/driver/memory"
 	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
@@ -21,5 +22,6 @@ func drivers() []driver.Driver {
 		redis.Driver(),
 		postgres.Driver(),
 		nats.Driver(),
+		kafka.Driver(),
 	}
 }

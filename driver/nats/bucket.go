@@ -121,8 +121,7 @@ func (s *session) checkSettings(ctx context.Context, set *settings) (*jetstream.
 
 func (s *session) info(ctx context.Context, stream string) (*jetstream.StreamInfo, error) {
 	info := new(jetstream.StreamInfo)
-	c := &call{subject: api + "STREAM.INFO." + stream}
-	m, err := s.ask(ctx, c)
+	m, err := s.insist(ctx, api+"STREAM.INFO."+stream)
 	if err != nil {
 		return nil, err
 	}

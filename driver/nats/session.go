@@ -170,6 +170,31 @@ func (s *session) ask(ctx context.Context, c *call) (*nats.Msg, error) {
 	return s.wait(ctx, c)
 }
 
+// insist is ask for a question that may be asked several times: a stream that
+// just gets a leader leaves some without an answer.
+func (s *session) insist(ctx context.Context, subject string) (*nats.Msg, error) {
+	for began := time.Now(); ; {
+		short, cancel := context.WithTimeout(ctx, s.answer/5)
+		m, err := s.ask(short, &call{subject: subject})
+		silent := err != nil && short.Err() != nil && ctx.Err() == nil
+		cancel()
+		if !silent {
+			return m, err
+		}
+		if now := time.Now(); now.Sub(began) > s.answer {
+			if s.silent(now) {
+				s.end(errSilent)
+			}
+			return nil, &lostError{cause: errSilent, sent: true}
+		}
+	}
+}
+
+// silent reports whether nothing has come over the connection for too long.
+func (s *session) silent(now time.Time) bool {
+	return now.Sub(time.Unix(0, s.heard.Load())) > s.answer
+}
+
 // forget reports whether a call was pending, and is not any more. The lock is
 // held.
 func (s *session) forget(c *call) bool {
@@ -270,7 +295,7 @@ func (s *session) watch() {
 			return
 		case now := <-tick.C:
 			late := s.late(now.Add(-s.answer))
-			if len(late) > 0 && now.Sub(time.Unix(0, s.heard.Load())) > s.answer {
+			if len(late) > 0 && s.silent(now) {
 				s.end(errSilent)
 				return
 			}

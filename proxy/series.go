@@ -155,10 +155,7 @@ func (m *metrics) holdBackend(name string) *backendSeries {
 	s := m.backends[name]
 	if s == nil {
 		s = &backendSeries{metrics: m, name: name, seconds: make(map[string]*durations)}
-		for _, op := range []string{"get", "get_many", "apply", "scan", "publish", "subscribe"} {
-			s.seconds[op] = m.calls.with(name, op)
-		}
-		for _, op := range []string{"put_object", "get_object", "stat_object", "delete_objects", "list_objects"} {
+		for _, op := range wrap.Methods() {
 			s.seconds[op] = m.calls.with(name, op)
 		}
 		m.backends[name] = s

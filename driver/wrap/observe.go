@@ -13,11 +13,20 @@ import (
 // An Observer is told of every call to a backend when it has ended. It may be
 // called from several goroutines and must be quick.
 type Observer interface {
-	// Observe gets the method ("get", "get_many", "apply", "scan"; "publish",
-	// "subscribe"; "append", "commit" and others), how many operations it
-	// carried, when it began, and the errors among its outcomes, which are none
-	// of the caller's making (see Failure).
+	// Observe gets the method (see Methods), how many operations it carried, when
+	// it began, and the errors among its outcomes, which are none of the caller's
+	// making (see Failure).
 	Observe(ctx context.Context, method string, operations int, began time.Time, failures []error)
+}
+
+// Methods returns all that an Observer is told of, by primitive.
+func Methods() []string {
+	return []string{
+		"get", "get_many", "apply", "scan",
+		"topic", "append", "read", "join", "stat", "seek", "commit",
+		"publish", "subscribe",
+		"put_object", "get_object", "stat_object", "delete_objects", "list_objects",
+	}
 }
 
 // Failure reports whether an error says something about the backend, rather

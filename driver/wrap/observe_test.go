@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,9 @@ func (s *seen) Observe(_ context.Context, method string, operations int, began t
 	*s = append(*s, fmt.Sprint(method, " ", operations, " ", len(failures)))
 	if time.Since(began) < 0 || time.Since(began) > time.Minute {
 		*s = append(*s, "at another time")
+	}
+	if !slices.Contains(wrap.Methods(), method) {
+		*s = append(*s, "which is no method")
 	}
 }
 

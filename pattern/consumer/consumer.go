@@ -95,6 +95,7 @@ type groupName struct{ topic, group string }
 type member struct {
 	name   groupName
 	joined chan struct{} // closed when what follows is there
+	since  time.Time     // when that was
 	topic  *topic.Open
 	run    *running
 	err    error
@@ -181,6 +182,7 @@ func (c *consumer) enter(name groupName, settings *topic.Group) (*member, error)
 		if m.err != nil { // the next one tries again
 			c.forget(m)
 		}
+		m.since = time.Now()
 		close(m.joined)
 	}()
 	return m, nil

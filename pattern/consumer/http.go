@@ -102,8 +102,10 @@ func browsedJSON(b *consumerv1.Browsed) (json.RawMessage, error) {
 	return withFields(inner, more)
 }
 
+// placeJSON writes the position as a text: it may be larger than the numbers
+// that JavaScript keeps.
 func placeJSON(p *consumerv1.Place) map[string]any {
-	return map[string]any{"partition": p.GetPartition(), "position": p.GetPosition(), "appended_at": p.GetAppendedAt().AsTime()}
+	return map[string]any{"partition": p.GetPartition(), "position": strconv.FormatInt(p.GetPosition(), 10), "appended_at": p.GetAppendedAt().AsTime()}
 }
 
 func withFields(inner func() ([]byte, error), more map[string]any) (json.RawMessage, error) {

@@ -31,6 +31,10 @@ const (
 
 	// answerTime is what an answer takes on its way.
 	answerTime = 200 * time.Millisecond
+
+	// arriving is how long after joining a group the messages that are there may
+	// need to come: who asks for them at once waits so long at most.
+	arriving = time.Second
 )
 
 // Receive implements consumerv1.ConsumerServer.
@@ -48,6 +52,7 @@ func (c *consumer) Receive(ctx context.Context, r *consumerv1.ReceiveRequest) (*
 		return nil, err
 	}
 	defer c.leave(m)
+	wait = max(wait, time.Until(m.since.Add(arriving)))
 	if at, ok := ctx.Deadline(); ok { // an answer without messages is better than none
 		wait = min(wait, max(0, time.Until(at)-answerTime))
 	}

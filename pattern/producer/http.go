@@ -38,5 +38,14 @@ func publishBody(ctx context.Context, instance pattern.Instance, w http.Response
 	if err != nil {
 		return err
 	}
-	return rest.WriteProto(w, out)
+	return rest.WriteJSON(w, "application/json", published{out.GetMessageId(), out.GetPartition(), out.GetPosition(), out.GetDuplicate()})
+}
+
+// published is a PublishResponse with the partition 0 in it. The position is a
+// text, as everywhere: it may be larger than the numbers that JavaScript keeps.
+type published struct {
+	MessageID string `json:"message_id"`
+	Partition int32  `json:"partition"`
+	Position  int64  `json:"position,string"`
+	Duplicate bool   `json:"duplicate,omitempty"`
 }

@@ -3,6 +3,7 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -109,13 +110,18 @@ func mistake(err error) string {
 	return strings.TrimSpace(text)
 }
 
-// WriteProto answers with the JSON form of a message.
+// WriteProto answers with the JSON form of a message, without the spaces that
+// protojson varies from build to build.
 func WriteProto(w http.ResponseWriter, m proto.Message) error {
 	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: false}.Marshal(m)
 	if err != nil {
 		return err
 	}
-	return writeRaw(w, "application/json", b)
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, b); err != nil {
+		return err
+	}
+	return writeRaw(w, "application/json", compact.Bytes())
 }
 
 // WriteJSON answers with v as JSON.

@@ -24,8 +24,8 @@ func devCommand() *cobra.Command {
 		Short: "Run everything in one process, with a namespace to try",
 		Long: `Dev runs a proxy on embedded defaults: the namespace "demo" is there from the
 start, open to everyone on this machine; its data is kept in a SQLite file below
---data-dir, its messages are told in memory. Documents in files are served
-beside it.
+--data-dir, its messages by an embedded NATS server with JetStream. Documents in
+files are served beside it.
 
 Every flag can be given as PRISM_<NAME> in the environment, such as
 PRISM_GRPC_ADDR.`,
@@ -54,11 +54,20 @@ func dev(c *cobra.Command, f *serverFlags, args []string, dataDir string, epheme
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
+	documents := devInMemory
+	var b *broker
+	if !ephemeral {
+		if b, err = startBroker(dataDir, log); err != nil {
+			return err
+		}
+		defer b.stop()
+		documents = fmt.Sprintf(devOnDisk, b.url, b.credentials)
+	}
 	s, err := newServer(c.Context(), f, log)
 	if err != nil {
 		return err
 	}
-	base := []namespace.File{{Name: "prism dev", Dir: dataDir, Data: []byte(devDocuments(ephemeral))}}
+	base := []namespace.File{{Name: "prism dev", Dir: dataDir, Data: []byte(documents + devDemo)}}
 	if err := s.load(base, args); err != nil {
 		return err
 	}
@@ -69,7 +78,7 @@ func dev(c *cobra.Command, f *serverFlags, args []string, dataDir string, epheme
 	here := filepath.Join(dataDir, "dev.json")
 	defer os.Remove(here) //nolint:errcheck // prismctl finds out that nobody answers
 	return s.run(c.Context(), func() {
-		err := errors.Join(writeReady(here, s.addrs), welcome(c.OutOrStdout(), s.addrs, dataDir, ephemeral, time.Since(began)))
+		err := errors.Join(writeReady(here, s.addrs), welcome(c.OutOrStdout(), s.addrs, b, dataDir, time.Since(began)))
 		if err != nil {
 			log.Warn("could not tell where this server is", "error", err)
 		}
@@ -96,35 +105,59 @@ func devLogger(level slog.Level) (*slog.Logger, *slog.LevelVar) {
 	})), current
 }
 
-// The names of the embedded backends. What is told to whoever listens needs no
-// file.
-const (
-	devBackend  = "local"
-	devMessages = "local-messages"
-)
+// devBackend is the embedded backend of what is no message.
+const devBackend = "local"
 
-func devDocuments(ephemeral bool) string {
-	backend := "driver: sqlite\nurl: sqlite:prism.db\n"
-	needs := "process"
-	if ephemeral {
-		backend, needs = "driver: memory\nurl: \"memory:\"\n", "none"
-	}
-	return "kind: Backend\nname: " + devBackend + "\n" + backend +
-		"---\nkind: Backend\nname: " + devMessages + "\ndriver: memory\nurl: \"memory:\"\n" + `---
+// What prism dev serves by itself. The broker of this process fills the url and
+// the credentials.
+const (
+	devOnDisk = `kind: Backend
+name: local
+driver: sqlite
+url: sqlite:prism.db
+---
+kind: Backend
+name: broker
+driver: nats
+url: %s
+credentials: %s
+---
 kind: Namespace
-name: demo
+needs: {durability: process}
+patterns:
+- {name: events, kind: pubsub}
+- name: producer
+  kind: producer
+  slots: {messages-log: {backend: broker}}
+  settings: {topics: [{name: "*", partitions: 4}]}
+- name: consumer
+  kind: consumer
+  slots: {messages-log: {backend: broker}}
+  settings: {topics: [{name: "*", partitions: 4}]}
+`
+	devInMemory = `kind: Backend
+name: local
+driver: memory
+url: "memory:"
+---
+kind: Namespace
+needs: {durability: none}
+patterns: [{name: events, kind: pubsub}]
+topics: [{name: "*", partitions: 4}]
+`
+	devDemo = `name: demo
 description: there from the start, to try Prism with
 stores: [data]
-patterns: [{name: events, kind: pubsub}]
-needs: {durability: ` + needs + `}
 auth: {anonymous: read_write}
 `
-}
+)
 
-func welcome(w io.Writer, a addresses, dataDir string, ephemeral bool, took time.Duration) error {
-	kept := shown(dataDir)
-	if ephemeral {
-		kept = "in memory only"
+// welcome says what there is and what to try. Without a broker everything is in
+// memory.
+func welcome(w io.Writer, a addresses, b *broker, dataDir string, took time.Duration) error {
+	kept := "in memory only"
+	if b != nil {
+		kept = shown(dataDir) + ", messages by " + b.url
 	}
 	base := "http://" + a.HTTP + "/v1/namespaces/demo/keyvalue"
 	text := `Prism is ready (` + took.Round(time.Millisecond).String() + `).
@@ -138,6 +171,8 @@ Try:
   curl -X PUT --data hello ` + base + `/greeting
   curl ` + base + `/greeting
   ` + prismctl() + ` kv ls
+  curl --data first http://` + a.HTTP + `/v1/namespaces/demo/topics/orders/messages
+  curl -X POST http://` + a.HTTP + `/v1/namespaces/demo/topics/orders/groups/billing:receive
   curl http://` + a.HTTP + `/openapi.json
   grpcurl -plaintext -H 'x-prism-namespace: demo' -d '{"key":"greeting"}' ` + a.GRPC + ` prism.keyvalue.v1.KeyValue/Retrieve
 

@@ -82,7 +82,7 @@ var dependencies = []dependency{
 	{"github.com/jackc/pgx/v5", allow("driver/postgres", "internal/testutil/...", "bench"), "a vendor's SDK stays with its technology; tests make databases with it"},
 	{"modernc.org/sqlite", allow("driver/sqlite", "bench"), "a vendor's SDK stays with its technology; bench measures it bare"},
 	{"github.com/nats-io/nats.go", allow("driver/nats", "internal/testutil/..."), "a vendor's SDK stays with its technology; tests ask whether their server is ready"},
-	{"github.com/nats-io/nats-server/v2", allow("internal/testutil/..."), "a real server for tests"},
+	{"github.com/nats-io/nats-server/v2", allow("internal/testutil/...", "cmd/prism"), "a real server for tests, and the broker of prism dev"},
 	{"github.com/twmb/franz-go/pkg/kfake", allow("internal/testutil/..."), "a broker for tests"},
 	{"github.com/twmb/franz-go/pkg/kmsg", allow("driver/kafka"), "a vendor's SDK stays with its technology: its requests"},
 	{"github.com/twmb/franz-go", allow("driver/kafka"), "a vendor's SDK stays with its technology"},

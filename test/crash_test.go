@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -219,7 +220,7 @@ func TestLedgerNotices(t *testing.T) {
 
 // A server is a running prism.
 type server struct {
-	GRPC, HTTP, Ops string
+	addresses
 
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -235,8 +236,14 @@ func startDev(t *testing.T, dir string) *server {
 // startServer starts prism in a folder until the test ends.
 func startServer(t *testing.T, dir string, args ...string) *server {
 	t.Helper()
+	return startServerAt(t, dir, filepath.Join(t.TempDir(), "ready.json"), args...)
+}
+
+// startServerAt is startServer for a server whose addresses others look up.
+func startServerAt(t *testing.T, dir, readyFile string, args ...string) *server {
+	t.Helper()
+	_ = os.Remove(readyFile) // of a server that was killed, if there is one
 	s := &server{ended: make(chan struct{})}
-	readyFile := filepath.Join(t.TempDir(), "ready.json")
 	s.cmd = exec.Command(filepath.Join(bin, "prism"), append(args, "--ops-addr=127.0.0.1:0", "--ready-file="+readyFile)...)
 	s.cmd.Dir = dir
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
@@ -249,8 +256,8 @@ func startServer(t *testing.T, dir string, args ...string) *server {
 	}()
 	t.Cleanup(s.kill)
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		data, err := os.ReadFile(readyFile)
-		if err == nil && json.Unmarshal(data, s) == nil {
+		if at, err := readReady(readyFile); err == nil {
+			s.addresses = at
 			return s
 		}
 		select {
@@ -265,9 +272,26 @@ func startServer(t *testing.T, dir string, args ...string) *server {
 	}
 }
 
+type addresses struct{ GRPC, HTTP, Ops string }
+
+// readReady returns what a server has written into its ready file.
+func readReady(file string) (at addresses, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return at, err
+	}
+	return at, json.Unmarshal(data, &at)
+}
+
 // kill ends the server with SIGKILL and returns when it is gone.
 func (s *server) kill() {
 	_ = s.cmd.Process.Kill() // fails if it has ended already
+	<-s.ended
+}
+
+// terminate asks the server to stop and returns when it is gone.
+func (s *server) terminate() {
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // likewise
 	<-s.ended
 }
 

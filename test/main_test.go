@@ -11,12 +11,17 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/prismgw/prism/internal/testutil/servers"
 )
 
 // bin is the folder of the binaries under test.
 var bin string
 
 func TestMain(m *testing.M) {
+	if servers.ServeKafka() || beTaker() {
+		return
+	}
 	if err := build(); err != nil {
 		fmt.Fprintln(os.Stderr, "building the binaries:", err)
 		os.Exit(1) //nolint:forbidigo // there is no test yet that could fail

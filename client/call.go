@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
+	producerv1 "github.com/prismgw/prism/api/prism/producer/v1"
 	pubsubv1 "github.com/prismgw/prism/api/prism/pubsub/v1"
 	"github.com/prismgw/prism/errs"
 )
@@ -33,6 +34,7 @@ var (
 	storeBatchMethod    = &method{keyvaluev1.KeyValue_StoreBatch_FullMethodName, 0, 0, true}
 	retrieveBatchMethod = &method{keyvaluev1.KeyValue_RetrieveBatch_FullMethodName, 0, 0, false}
 	deleteBatchMethod   = &method{keyvaluev1.KeyValue_DeleteBatch_FullMethodName, 0, 0, true}
+	publishTopicMethod  = &method{producerv1.Producer_Publish_FullMethodName, 2, 3, true}
 	publishMethod       = &method{pubsubv1.PubSub_Publish_FullMethodName, 0, 0, true}
 )
 

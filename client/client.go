@@ -20,6 +20,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -87,7 +88,9 @@ var errClosed = errs.New(errs.Cancelled, "the client is closed")
 // a namespace has several patterns, "namespace/pattern". What path leaves out
 // is taken from WithNamespace and WithPattern. A path that is wrong fails each
 // call.
-func (c *Client) KeyValue(path string) *KeyValue { return &KeyValue{place: c.place(path)} }
+func (c *Client) KeyValue(path string) *KeyValue {
+	return &KeyValue{streamed{place: c.place(path), path: keyvaluev1.KeyValue_Pipeline_FullMethodName}}
+}
 
 // PubSub returns the messages at path, which is as for KeyValue.
 func (c *Client) PubSub(path string) *PubSub { return &PubSub{c.place(path)} }
@@ -120,7 +123,7 @@ func (c *Client) place(path string) place {
 // key returns what a stream or a call to the place has in its headers.
 func (p *place) key(ctx context.Context) (muxKey, error) {
 	credential, err := p.client.authorize(ctx)
-	return muxKey{p.namespace, p.pattern, credential}, err
+	return muxKey{namespace: p.namespace, pattern: p.pattern, credential: credential}, err
 }
 
 // plain reports whether name can stand in a header and is one segment.

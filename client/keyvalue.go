@@ -2,15 +2,12 @@ package client
 
 import (
 	"context"
-	"errors"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
-	"github.com/prismgw/prism/errs"
 )
 
 // KeyValue reaches the keys and values of one namespace. It is safe for
@@ -20,11 +17,7 @@ import (
 //
 // When its context ends, a call returns at once, with errs.Deadline or
 // errs.Cancelled; a write may still happen.
-type KeyValue struct {
-	place
-
-	last atomic.Pointer[mux] // that of the latest call
-}
+type KeyValue struct{ streamed }
 
 // An Entry is a value with what is known about it.
 type Entry struct {
@@ -134,83 +127,4 @@ func (kv *KeyValue) Expire(ctx context.Context, key string, ttl time.Duration, o
 		return time.Time{}, err
 	}
 	return moment(resp.GetExpiresAt()), nil
-}
-
-func (kv *KeyValue) run(ctx context.Context, i *invocation) error {
-	if kv.invalid != nil {
-		return kv.invalid
-	}
-	return kv.client.run(ctx, i, kv)
-}
-
-// A trier makes one try of a call.
-type trier interface {
-	try(ctx context.Context, i *invocation) error
-}
-
-// run makes a call, again if that can help.
-func (c *Client) run(ctx context.Context, i *invocation, by trier) error {
-	if c.opts.timeout > 0 {
-		if _, bounded := ctx.Deadline(); !bounded {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, c.opts.timeout)
-			defer cancel()
-		}
-	}
-	i.traceparent = c.traceparent(ctx)
-	for {
-		i.tries++
-		err := ctx.Err()
-		if err == nil {
-			err = by.try(ctx, i)
-		}
-		if err == nil {
-			c.retry.succeeded()
-			return nil
-		}
-		if !c.retry.again(ctx, i.tries, i.repeatable(), err) {
-			return errs.From(err)
-		}
-	}
-}
-
-func (kv *KeyValue) try(ctx context.Context, i *invocation) error {
-	key, err := kv.key(ctx)
-	if err != nil {
-		return err
-	}
-	if kv.client.opts.unary || i.operation == 0 || i.request.SizeVT()+overhead > maxOperation {
-		return kv.client.unary(ctx, key, i)
-	}
-	err = kv.stream(ctx, key, i)
-	if err == errUnary || tooLarge(err) { //nolint:errorlint // it is not wrapped
-		return kv.client.unary(ctx, key, i)
-	}
-	return err
-}
-
-// stream makes a call over the key's streams.
-func (kv *KeyValue) stream(ctx context.Context, key muxKey, i *invocation) error {
-	m := kv.last.Load()
-	for {
-		if m == nil || m.key != key {
-			var err error
-			if m, err = kv.client.mux(key); err != nil {
-				return err
-			}
-			kv.last.Store(m)
-		}
-		err := m.do(ctx, i)
-		if err != errOver { //nolint:errorlint // it is not wrapped
-			return err
-		}
-		m = nil
-	}
-}
-
-// tooLarge reports whether err says that the operation or its answer is too
-// large for a stream, not for Prism.
-func tooLarge(err error) bool {
-	var e *errs.Error
-	return errors.As(err, &e) && e.Reason == errs.PayloadTooLarge && e.Meta["limit_of"] == "pipeline"
 }

@@ -31,7 +31,7 @@ const enough = 128
 var errUnary = errors.New("not over a stream")
 
 // muxKey is what a stream has fixed when it opens.
-type muxKey struct{ namespace, pattern, credential string }
+type muxKey struct{ stream, namespace, pattern, credential string }
 
 // A mux spreads the calls of one key over a few streams. Calls wait in one
 // queue, so that none is bound to a stream before it is sent.

@@ -183,7 +183,7 @@ var pipeline = &grpc.StreamDesc{StreamName: "Pipeline", ServerStreams: true, Cli
 func (s *stream) receive(conn *grpc.ClientConn) error {
 	hello := time.AfterFunc(s.mux.client.opts.hello, func() { s.cancel(errLate) })
 	defer hello.Stop()
-	rpc, err := conn.NewStream(s.ctx, pipeline, keyvaluev1.KeyValue_Pipeline_FullMethodName, grpc.ForceCodecV2(codec.V2{}))
+	rpc, err := conn.NewStream(s.ctx, pipeline, s.mux.key.stream, grpc.ForceCodecV2(codec.V2{}))
 	if err != nil {
 		return err
 	}

@@ -16,13 +16,14 @@ import (
 
 // Topics reaches the topics of one namespace, in which messages are kept. It is
 // safe for concurrent use.
-type Topics struct{ place }
+type Topics struct{ streamed }
 
 // Topics returns the topics at path; see KeyValue.
-func (c *Client) Topics(path string) *Topics { return &Topics{c.place(path)} }
+func (c *Client) Topics(path string) *Topics {
+	return &Topics{streamed{place: c.place(path), path: producerv1.Producer_PublishStream_FullMethodName}}
+}
 
 var (
-	publishTopicMethod = &method{path: producerv1.Producer_Publish_FullMethodName, write: true}
 	publishBatchMethod = &method{path: producerv1.Producer_PublishBatch_FullMethodName, write: true}
 	seekMethod         = &method{path: consumerv1.Consumer_Seek_FullMethodName, write: true}
 )
@@ -47,11 +48,11 @@ func (t *Topics) Publish(ctx context.Context, topic string, payload []byte, opts
 		return Published{}, t.invalid
 	}
 	answer := new(producerv1.PublishResponse)
-	err := t.client.run(ctx, &invocation{
+	err := t.run(ctx, &invocation{
 		method:   publishTopicMethod,
 		request:  &producerv1.PublishRequest{Topic: topic, Envelope: t.Message(topic, payload, opts...)},
 		response: answer, again: true,
-	}, t)
+	})
 	return published(answer), err
 }
 
@@ -74,11 +75,11 @@ func (t *Topics) PublishBatch(ctx context.Context, topic string, messages []*env
 		return nil, t.invalid
 	}
 	answer := new(producerv1.PublishBatchResponse)
-	err := t.client.run(ctx, &invocation{
+	err := t.run(ctx, &invocation{
 		method:   publishBatchMethod,
 		request:  &producerv1.PublishBatchRequest{Topic: topic, Envelopes: messages},
 		response: answer, again: true,
-	}, t)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -99,25 +100,17 @@ func published(r *producerv1.PublishResponse) Published {
 	return Published{ID: r.GetMessageId(), Partition: int(r.GetPartition()), Position: r.GetPosition(), Duplicate: r.GetDuplicate()}
 }
 
-func (t *Topics) try(ctx context.Context, i *invocation) error {
-	key, err := t.key(ctx)
-	if err != nil {
-		return err
-	}
-	return t.client.unary(ctx, key, i)
-}
-
 // Seek moves a group to another place in a topic. What its consumers have in hand
 // is nobody's any more and may come again.
 func (t *Topics) Seek(ctx context.Context, topic, group string, to Start) error {
 	if t.invalid != nil {
 		return t.invalid
 	}
-	return t.client.run(ctx, &invocation{
+	return t.run(ctx, &invocation{
 		method:   seekMethod,
 		request:  &consumerv1.SeekRequest{Topic: topic, Group: group, To: to.wire()},
 		response: new(consumerv1.SeekResponse), again: true,
-	}, t)
+	})
 }
 
 // A Start is a place in a topic. The zero Start is the oldest message.

@@ -35,6 +35,7 @@ func Kind() pattern.Kind {
 		Name:    "producer",
 		Slots:   []pattern.Slot{{Name: slot, Primitive: "log"}},
 		Service: &desc,
+		Streams: map[string]pattern.StreamFunc{"PublishStream": servePublishStream},
 		Routes:  routes(),
 		Check: func(raw json.RawMessage) error {
 			s, err := topic.Decode(raw)

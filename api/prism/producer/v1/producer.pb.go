@@ -340,6 +340,451 @@ func (*PublishResult_Published) isPublishResult_Outcome() {}
 
 func (*PublishResult_Error) isPublishResult_Outcome() {}
 
+type PublishStreamRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operations    []*Operation           `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	Cancels       []*Cancel              `protobuf:"bytes,2,rep,name=cancels,proto3" json:"cancels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishStreamRequest) Reset() {
+	*x = PublishStreamRequest{}
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishStreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishStreamRequest) ProtoMessage() {}
+
+func (x *PublishStreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishStreamRequest.ProtoReflect.Descriptor instead.
+func (*PublishStreamRequest) Descriptor() ([]byte, []int) {
+	return file_prism_producer_v1_producer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PublishStreamRequest) GetOperations() []*Operation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *PublishStreamRequest) GetCancels() []*Cancel {
+	if x != nil {
+		return x.Cancels
+	}
+	return nil
+}
+
+type Operation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not zero, and not that of another operation that is not yet answered.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Op:
+	//
+	//	*Operation_Publish
+	Op isOperation_Op `protobuf_oneof:"op"`
+	// Milliseconds from receipt; 0 means the namespace's default.
+	TimeoutMs     uint32 `protobuf:"varint,15,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	Traceparent   string `protobuf:"bytes,17,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Operation) Reset() {
+	*x = Operation{}
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Operation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Operation) ProtoMessage() {}
+
+func (x *Operation) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Operation.ProtoReflect.Descriptor instead.
+func (*Operation) Descriptor() ([]byte, []int) {
+	return file_prism_producer_v1_producer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Operation) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Operation) GetOp() isOperation_Op {
+	if x != nil {
+		return x.Op
+	}
+	return nil
+}
+
+func (x *Operation) GetPublish() *PublishRequest {
+	if x != nil {
+		if x, ok := x.Op.(*Operation_Publish); ok {
+			return x.Publish
+		}
+	}
+	return nil
+}
+
+func (x *Operation) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Operation) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
+type isOperation_Op interface {
+	isOperation_Op()
+}
+
+type Operation_Publish struct {
+	Publish *PublishRequest `protobuf:"bytes,2,opt,name=publish,proto3,oneof"`
+}
+
+func (*Operation_Publish) isOperation_Op() {}
+
+// Cancel asks for an operation's answer. One whose turn has not come is answered
+// CANCELLED and has no effect; the others are answered as always.
+type Cancel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cancel) Reset() {
+	*x = Cancel{}
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cancel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cancel) ProtoMessage() {}
+
+func (x *Cancel) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
+func (*Cancel) Descriptor() ([]byte, []int) {
+	return file_prism_producer_v1_producer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Cancel) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type PublishStreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message, and only there.
+	Hello         *Hello     `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	Answers       []*Answer  `protobuf:"bytes,2,rep,name=answers,proto3" json:"answers,omitempty"`
+	GoingAway     *GoingAway `protobuf:"bytes,3,opt,name=going_away,json=goingAway,proto3" json:"going_away,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishStreamResponse) Reset() {
+	*x = PublishStreamResponse{}
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishStreamResponse) ProtoMessage() {}
+
+func (x *PublishStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishStreamResponse.ProtoReflect.Descriptor instead.
+func (*PublishStreamResponse) Descriptor() ([]byte, []int) {
+	return file_prism_producer_v1_producer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PublishStreamResponse) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *PublishStreamResponse) GetAnswers() []*Answer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+func (x *PublishStreamResponse) GetGoingAway() *GoingAway {
+	if x != nil {
+		return x.GoingAway
+	}
+	return nil
+}
+
+type Hello struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unanswered operations; the server reads no more while there are so many.
+	MaxInFlight uint32 `protobuf:"varint,1,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
+	// Bytes of unanswered operations.
+	MaxInFlightBytes uint32 `protobuf:"varint,2,opt,name=max_in_flight_bytes,json=maxInFlightBytes,proto3" json:"max_in_flight_bytes,omitempty"`
+	// Bytes of one operation.
+	MaxOperationBytes uint32 `protobuf:"varint,3,opt,name=max_operation_bytes,json=maxOperationBytes,proto3" json:"max_operation_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Hello) Reset() {
+	*x = Hello{}
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hello) ProtoMessage() {}
+
+func (x *Hello) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hello.ProtoReflect.Descriptor instead.
+func (*Hello) Descriptor() ([]byte, []int) {
+	return file_prism_producer_v1_producer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Hello) GetMaxInFlight() uint32 {
+	if x != nil {
+		return x.MaxInFlight
+	}
+	return 0
+}
+
+func (x *Hello) GetMaxInFlightBytes() uint32 {
+	if x != nil {
+		return x.MaxInFlightBytes
+	}
+	return 0
+}
+
+func (x *Hello) GetMaxOperationBytes() uint32 {
+	if x != nil {
+		return x.MaxOperationBytes
+	}
+	return 0
+}
+
+type Answer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Result:
+	//
+	//	*Answer_Error
+	//	*Answer_Publish
+	Result        isAnswer_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_prism_producer_v1_producer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Answer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Answer) GetResult() isAnswer_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *Answer) GetError() *status.Status {
+	if x != nil {
+		if x, ok := x.Result.(*Answer_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetPublish() *PublishResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Answer_Publish); ok {
+			return x.Publish
+		}
+	}
+	return nil
+}
+
+type isAnswer_Result interface {
+	isAnswer_Result()
+}
+
+type Answer_Error struct {
+	Error *status.Status `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+type Answer_Publish struct {
+	Publish *PublishResponse `protobuf:"bytes,3,opt,name=publish,proto3,oneof"`
+}
+
+func (*Answer_Error) isAnswer_Result() {}
+
+func (*Answer_Publish) isAnswer_Result() {}
+
+// GoingAway asks the client to send no more operations on this stream, to
+// half-close it and to go on with another one. What comes within the next 5 s
+// is served as always, what comes later is answered DRAINING and had no effect.
+// When the server then ends the stream with status OK, operations that have no
+// answer had no effect either.
+type GoingAway struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GoingAway) Reset() {
+	*x = GoingAway{}
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GoingAway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GoingAway) ProtoMessage() {}
+
+func (x *GoingAway) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_producer_v1_producer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GoingAway.ProtoReflect.Descriptor instead.
+func (*GoingAway) Descriptor() ([]byte, []int) {
+	return file_prism_producer_v1_producer_proto_rawDescGZIP(), []int{11}
+}
+
 var File_prism_producer_v1_producer_proto protoreflect.FileDescriptor
 
 const file_prism_producer_v1_producer_proto_rawDesc = "" +
@@ -362,10 +807,40 @@ const file_prism_producer_v1_producer_proto_rawDesc = "" +
 	"\rPublishResult\x12B\n" +
 	"\tpublished\x18\x01 \x01(\v2\".prism.producer.v1.PublishResponseH\x00R\tpublished\x12*\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusH\x00R\x05errorB\t\n" +
-	"\aoutcome2\xc9\x01\n" +
+	"\aoutcome\"\x89\x01\n" +
+	"\x14PublishStreamRequest\x12<\n" +
+	"\n" +
+	"operations\x18\x01 \x03(\v2\x1c.prism.producer.v1.OperationR\n" +
+	"operations\x123\n" +
+	"\acancels\x18\x02 \x03(\v2\x19.prism.producer.v1.CancelR\acancels\"\xa7\x01\n" +
+	"\tOperation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12C\n" +
+	"\apublish\x18\x02 \x01(\v2!.prism.producer.v1.PublishRequestB\x04\xa0\xf2\x18\x03H\x00R\apublish\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x0f \x01(\rR\ttimeoutMs\x12 \n" +
+	"\vtraceparent\x18\x11 \x01(\tR\vtraceparentB\x04\n" +
+	"\x02op\"\x18\n" +
+	"\x06Cancel\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\xb9\x01\n" +
+	"\x15PublishStreamResponse\x12.\n" +
+	"\x05hello\x18\x01 \x01(\v2\x18.prism.producer.v1.HelloR\x05hello\x123\n" +
+	"\aanswers\x18\x02 \x03(\v2\x19.prism.producer.v1.AnswerR\aanswers\x12;\n" +
+	"\n" +
+	"going_away\x18\x03 \x01(\v2\x1c.prism.producer.v1.GoingAwayR\tgoingAway\"\x8a\x01\n" +
+	"\x05Hello\x12\"\n" +
+	"\rmax_in_flight\x18\x01 \x01(\rR\vmaxInFlight\x12-\n" +
+	"\x13max_in_flight_bytes\x18\x02 \x01(\rR\x10maxInFlightBytes\x12.\n" +
+	"\x13max_operation_bytes\x18\x03 \x01(\rR\x11maxOperationBytes\"\x8e\x01\n" +
+	"\x06Answer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusH\x00R\x05error\x12>\n" +
+	"\apublish\x18\x03 \x01(\v2\".prism.producer.v1.PublishResponseH\x00R\apublishB\b\n" +
+	"\x06result\"\v\n" +
+	"\tGoingAway2\xb7\x02\n" +
 	"\bProducer\x12V\n" +
 	"\aPublish\x12!.prism.producer.v1.PublishRequest\x1a\".prism.producer.v1.PublishResponse\"\x04\xa0\xf2\x18\x03\x12e\n" +
-	"\fPublishBatch\x12&.prism.producer.v1.PublishBatchRequest\x1a'.prism.producer.v1.PublishBatchResponse\"\x04\xa0\xf2\x18\x03B;Z9github.com/prismgw/prism/api/prism/producer/v1;producerv1b\x06proto3"
+	"\fPublishBatch\x12&.prism.producer.v1.PublishBatchRequest\x1a'.prism.producer.v1.PublishBatchResponse\"\x04\xa0\xf2\x18\x03\x12l\n" +
+	"\rPublishStream\x12'.prism.producer.v1.PublishStreamRequest\x1a(.prism.producer.v1.PublishStreamResponse\"\x04\xa0\xf2\x18\x05(\x010\x01B;Z9github.com/prismgw/prism/api/prism/producer/v1;producerv1b\x06proto3"
 
 var (
 	file_prism_producer_v1_producer_proto_rawDescOnce sync.Once
@@ -379,31 +854,48 @@ func file_prism_producer_v1_producer_proto_rawDescGZIP() []byte {
 	return file_prism_producer_v1_producer_proto_rawDescData
 }
 
-var file_prism_producer_v1_producer_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_prism_producer_v1_producer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_prism_producer_v1_producer_proto_goTypes = []any{
-	(*PublishRequest)(nil),       // 0: prism.producer.v1.PublishRequest
-	(*PublishResponse)(nil),      // 1: prism.producer.v1.PublishResponse
-	(*PublishBatchRequest)(nil),  // 2: prism.producer.v1.PublishBatchRequest
-	(*PublishBatchResponse)(nil), // 3: prism.producer.v1.PublishBatchResponse
-	(*PublishResult)(nil),        // 4: prism.producer.v1.PublishResult
-	(*v1.PrismEnvelope)(nil),     // 5: prism.envelope.v1.PrismEnvelope
-	(*status.Status)(nil),        // 6: google.rpc.Status
+	(*PublishRequest)(nil),        // 0: prism.producer.v1.PublishRequest
+	(*PublishResponse)(nil),       // 1: prism.producer.v1.PublishResponse
+	(*PublishBatchRequest)(nil),   // 2: prism.producer.v1.PublishBatchRequest
+	(*PublishBatchResponse)(nil),  // 3: prism.producer.v1.PublishBatchResponse
+	(*PublishResult)(nil),         // 4: prism.producer.v1.PublishResult
+	(*PublishStreamRequest)(nil),  // 5: prism.producer.v1.PublishStreamRequest
+	(*Operation)(nil),             // 6: prism.producer.v1.Operation
+	(*Cancel)(nil),                // 7: prism.producer.v1.Cancel
+	(*PublishStreamResponse)(nil), // 8: prism.producer.v1.PublishStreamResponse
+	(*Hello)(nil),                 // 9: prism.producer.v1.Hello
+	(*Answer)(nil),                // 10: prism.producer.v1.Answer
+	(*GoingAway)(nil),             // 11: prism.producer.v1.GoingAway
+	(*v1.PrismEnvelope)(nil),      // 12: prism.envelope.v1.PrismEnvelope
+	(*status.Status)(nil),         // 13: google.rpc.Status
 }
 var file_prism_producer_v1_producer_proto_depIdxs = []int32{
-	5, // 0: prism.producer.v1.PublishRequest.envelope:type_name -> prism.envelope.v1.PrismEnvelope
-	5, // 1: prism.producer.v1.PublishBatchRequest.envelopes:type_name -> prism.envelope.v1.PrismEnvelope
-	4, // 2: prism.producer.v1.PublishBatchResponse.results:type_name -> prism.producer.v1.PublishResult
-	1, // 3: prism.producer.v1.PublishResult.published:type_name -> prism.producer.v1.PublishResponse
-	6, // 4: prism.producer.v1.PublishResult.error:type_name -> google.rpc.Status
-	0, // 5: prism.producer.v1.Producer.Publish:input_type -> prism.producer.v1.PublishRequest
-	2, // 6: prism.producer.v1.Producer.PublishBatch:input_type -> prism.producer.v1.PublishBatchRequest
-	1, // 7: prism.producer.v1.Producer.Publish:output_type -> prism.producer.v1.PublishResponse
-	3, // 8: prism.producer.v1.Producer.PublishBatch:output_type -> prism.producer.v1.PublishBatchResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	12, // 0: prism.producer.v1.PublishRequest.envelope:type_name -> prism.envelope.v1.PrismEnvelope
+	12, // 1: prism.producer.v1.PublishBatchRequest.envelopes:type_name -> prism.envelope.v1.PrismEnvelope
+	4,  // 2: prism.producer.v1.PublishBatchResponse.results:type_name -> prism.producer.v1.PublishResult
+	1,  // 3: prism.producer.v1.PublishResult.published:type_name -> prism.producer.v1.PublishResponse
+	13, // 4: prism.producer.v1.PublishResult.error:type_name -> google.rpc.Status
+	6,  // 5: prism.producer.v1.PublishStreamRequest.operations:type_name -> prism.producer.v1.Operation
+	7,  // 6: prism.producer.v1.PublishStreamRequest.cancels:type_name -> prism.producer.v1.Cancel
+	0,  // 7: prism.producer.v1.Operation.publish:type_name -> prism.producer.v1.PublishRequest
+	9,  // 8: prism.producer.v1.PublishStreamResponse.hello:type_name -> prism.producer.v1.Hello
+	10, // 9: prism.producer.v1.PublishStreamResponse.answers:type_name -> prism.producer.v1.Answer
+	11, // 10: prism.producer.v1.PublishStreamResponse.going_away:type_name -> prism.producer.v1.GoingAway
+	13, // 11: prism.producer.v1.Answer.error:type_name -> google.rpc.Status
+	1,  // 12: prism.producer.v1.Answer.publish:type_name -> prism.producer.v1.PublishResponse
+	0,  // 13: prism.producer.v1.Producer.Publish:input_type -> prism.producer.v1.PublishRequest
+	2,  // 14: prism.producer.v1.Producer.PublishBatch:input_type -> prism.producer.v1.PublishBatchRequest
+	5,  // 15: prism.producer.v1.Producer.PublishStream:input_type -> prism.producer.v1.PublishStreamRequest
+	1,  // 16: prism.producer.v1.Producer.Publish:output_type -> prism.producer.v1.PublishResponse
+	3,  // 17: prism.producer.v1.Producer.PublishBatch:output_type -> prism.producer.v1.PublishBatchResponse
+	8,  // 18: prism.producer.v1.Producer.PublishStream:output_type -> prism.producer.v1.PublishStreamResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_prism_producer_v1_producer_proto_init() }
@@ -415,13 +907,20 @@ func file_prism_producer_v1_producer_proto_init() {
 		(*PublishResult_Published)(nil),
 		(*PublishResult_Error)(nil),
 	}
+	file_prism_producer_v1_producer_proto_msgTypes[6].OneofWrappers = []any{
+		(*Operation_Publish)(nil),
+	}
+	file_prism_producer_v1_producer_proto_msgTypes[10].OneofWrappers = []any{
+		(*Answer_Error)(nil),
+		(*Answer_Publish)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_prism_producer_v1_producer_proto_rawDesc), len(file_prism_producer_v1_producer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,8 +26,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Producer_Publish_FullMethodName      = "/prism.producer.v1.Producer/Publish"
-	Producer_PublishBatch_FullMethodName = "/prism.producer.v1.Producer/PublishBatch"
+	Producer_Publish_FullMethodName       = "/prism.producer.v1.Producer/Publish"
+	Producer_PublishBatch_FullMethodName  = "/prism.producer.v1.Producer/PublishBatch"
+	Producer_PublishStream_FullMethodName = "/prism.producer.v1.Producer/PublishStream"
 )
 
 // ProducerClient is the client API for Producer service.
@@ -49,6 +50,9 @@ type ProducerClient interface {
 	// PublishBatch adds up to 1,000 messages to a topic, each by itself. Messages
 	// of one key that are accepted keep the order of the request.
 	PublishBatch(ctx context.Context, in *PublishBatchRequest, opts ...grpc.CallOption) (*PublishBatchResponse, error)
+	// PublishStream carries many Publish calls at once, each with an answer of its
+	// own. Messages of one key that are accepted keep the order of the stream.
+	PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse], error)
 }
 
 type producerClient struct {
@@ -79,6 +83,19 @@ func (c *producerClient) PublishBatch(ctx context.Context, in *PublishBatchReque
 	return out, nil
 }
 
+func (c *producerClient) PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Producer_ServiceDesc.Streams[0], Producer_PublishStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PublishStreamRequest, PublishStreamResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Producer_PublishStreamClient = grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse]
+
 // ProducerServer is the server API for Producer service.
 // All implementations must embed UnimplementedProducerServer
 // for forward compatibility.
@@ -98,6 +115,9 @@ type ProducerServer interface {
 	// PublishBatch adds up to 1,000 messages to a topic, each by itself. Messages
 	// of one key that are accepted keep the order of the request.
 	PublishBatch(context.Context, *PublishBatchRequest) (*PublishBatchResponse, error)
+	// PublishStream carries many Publish calls at once, each with an answer of its
+	// own. Messages of one key that are accepted keep the order of the stream.
+	PublishStream(grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]) error
 	mustEmbedUnimplementedProducerServer()
 }
 
@@ -113,6 +133,9 @@ func (UnimplementedProducerServer) Publish(context.Context, *PublishRequest) (*P
 }
 func (UnimplementedProducerServer) PublishBatch(context.Context, *PublishBatchRequest) (*PublishBatchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PublishBatch not implemented")
+}
+func (UnimplementedProducerServer) PublishStream(grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]) error {
+	return status.Error(codes.Unimplemented, "method PublishStream not implemented")
 }
 func (UnimplementedProducerServer) mustEmbedUnimplementedProducerServer() {}
 func (UnimplementedProducerServer) testEmbeddedByValue()                  {}
@@ -171,6 +194,13 @@ func _Producer_PublishBatch_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Producer_PublishStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ProducerServer).PublishStream(&grpc.GenericServerStream[PublishStreamRequest, PublishStreamResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Producer_PublishStreamServer = grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]
+
 // Producer_ServiceDesc is the grpc.ServiceDesc for Producer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -187,6 +217,13 @@ var Producer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Producer_PublishBatch_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "PublishStream",
+			Handler:       _Producer_PublishStream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "prism/producer/v1/producer.proto",
 }

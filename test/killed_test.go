@@ -192,12 +192,9 @@ func (d *drill) publish(ctx context.Context, publisher int) {
 				if ctx.Err() != nil {
 					return
 				}
-				if t := topics(turn); t != nil {
-					answers, err := t.PublishBatch(ctx, "orders", []*envelopev1.PrismEnvelope{message})
-					if err == nil && answers[0].Err == nil {
-						d.book.published(key, n, tries)
-						break
-					}
+				if t := topics(turn); t != nil && d.publishOne(ctx, t, message, k == 0) == nil {
+					d.book.published(key, n, tries)
+					break
 				}
 				turn++ // perhaps the other one
 				time.Sleep(10 * time.Millisecond)
@@ -205,6 +202,19 @@ func (d *drill) publish(ctx context.Context, publisher int) {
 		}
 		time.Sleep(20 * time.Millisecond) // so that the machine does other things too
 	}
+}
+
+// publishOne publishes a message over a stream, or by a call of its own.
+func (d *drill) publishOne(ctx context.Context, t *client.Topics, m *envelopev1.PrismEnvelope, alone bool) error {
+	if alone {
+		answers, err := t.PublishBatch(ctx, "orders", []*envelopev1.PrismEnvelope{m})
+		if err == nil {
+			err = answers[0].Err
+		}
+		return err
+	}
+	_, err := t.Publish(ctx, "orders", m.GetPayload(), envelope.WithMessageID(m.GetMetadata().GetMessageId()), envelope.WithPartitionKey(m.GetMetadata().GetPartitionKey()))
+	return err
 }
 
 // run injects faults, so many of each kind, each when messages have come since

@@ -32,6 +32,10 @@ type Browsing struct {
 	Partitions []int // none: all
 	Limit      int64 // 0: no bound
 	Follow     bool  // go on with what is published, until the loop or the context ends
+
+	// Begun, if it is not nil, is called once, before the first message, with
+	// the position at which each partition begins: it stands.
+	Begun func(at map[int]int64)
 }
 
 // Browse returns the messages of a topic as they stand there, each partition in
@@ -43,7 +47,7 @@ func (t *Topics) Browse(ctx context.Context, topic string, what Browsing) iter.S
 			yield(Kept{}, t.invalid)
 			return
 		}
-		b := &browse{topics: t, yield: yield, next: map[int32]int64{}}
+		b := &browse{topics: t, yield: yield, begun: what.Begun, next: map[int32]int64{}}
 		b.request = consumerv1.BrowseRequest{Topic: topic, From: what.From.wire(), Limit: what.Limit, Follow: what.Follow}
 		for _, p := range what.Partitions {
 			b.request.Partitions = append(b.request.Partitions, int32(p))
@@ -55,6 +59,7 @@ func (t *Topics) Browse(ctx context.Context, topic string, what Browsing) iter.S
 type browse struct {
 	topics  *Topics
 	yield   func(Kept, error) bool
+	begun   func(map[int]int64) // nil: it has been called
 	request consumerv1.BrowseRequest
 	next    map[int32]int64 // where to go on
 	got     bool            // something since the last failure
@@ -111,6 +116,7 @@ func (b *browse) page(page *consumerv1.BrowseResponse) error {
 	if begins := page.GetBegins(); len(begins) > 0 {
 		b.next = begins
 		b.request.From = &consumerv1.Start{From: &consumerv1.Start_Positions_{Positions: &consumerv1.Start_Positions{ByPartition: b.next}}}
+		b.stands()
 	}
 	for _, m := range page.GetMessages() {
 		place := m.GetPlace()
@@ -134,4 +140,17 @@ func (b *browse) page(page *consumerv1.BrowseResponse) error {
 		return errs.New(errs.Draining, "the proxy is stopping")
 	}
 	return nil
+}
+
+// stands tells where the browse begins, the first time.
+func (b *browse) stands() {
+	if b.begun == nil {
+		return
+	}
+	at := make(map[int]int64, len(b.next))
+	for partition, position := range b.next {
+		at[int(partition)] = position
+	}
+	b.begun(at)
+	b.begun = nil
 }

@@ -34,13 +34,15 @@ type Delivery struct {
 // Payload returns the message's payload.
 func (d *Delivery) Payload() []byte { return d.Envelope.GetPayload() }
 
-// A ConsumeOption is one of Concurrency, MaxHandling and OnSettleError.
+// A ConsumeOption is one of Concurrency, MaxHandling, OnSettleError and
+// OnSession.
 type ConsumeOption interface{ consume(o *consumeOptions) }
 
 type consumeOptions struct {
 	concurrency int
 	maxHandling time.Duration
 	settleError func(d *Delivery, err error)
+	told        func(err error)
 }
 
 // Concurrency is how many handlers run at once; 16 unless it is said. Messages
@@ -63,6 +65,18 @@ type OnSettleError func(d *Delivery, err error)
 
 func (f OnSettleError) consume(o *consumeOptions) { o.settleError = f }
 
+// OnSession is told nil when a subscription stands, and of each one that could not
+// be had, or broke, and is tried again, why; errs.Draining where the proxy asked
+// to go to another one. It is called by Consume itself, which waits for it.
+type OnSession func(err error)
+
+func (f OnSession) consume(o *consumeOptions) { o.told = f }
+
+// GiveBack makes an error with which a handler says that it has not worked on its
+// message: it comes to others at once, or to this consumer again, and is not
+// counted as a failure.
+func GiveBack(err error) error { return &verdict{err: err, giveBack: true} }
+
 // Refuse makes an error with which a handler says that its message will never
 // succeed: it goes to the dead letters now.
 func Refuse(err error) error { return &verdict{err: err, refuse: true} }
@@ -72,9 +86,10 @@ func Refuse(err error) error { return &verdict{err: err, refuse: true} }
 func RejectAfter(delay time.Duration, err error) error { return &verdict{err: err, delay: &delay} }
 
 type verdict struct {
-	err    error
-	refuse bool
-	delay  *time.Duration
+	err      error
+	refuse   bool
+	giveBack bool
+	delay    *time.Duration
 }
 
 func (v *verdict) Error() string { return v.err.Error() }
@@ -94,7 +109,7 @@ func (t *Topics) Consume(ctx context.Context, topic, group string, handle func(c
 	if t.invalid != nil {
 		return t.invalid
 	}
-	o := consumeOptions{concurrency: 16, maxHandling: 10 * time.Minute, settleError: func(*Delivery, error) {}}
+	o := consumeOptions{concurrency: 16, maxHandling: 10 * time.Minute, settleError: func(*Delivery, error) {}, told: func(error) {}}
 	for _, opt := range opts {
 		opt.consume(&o)
 	}
@@ -111,6 +126,7 @@ func (t *Topics) Consume(ctx context.Context, topic, group string, handle func(c
 		if err != nil && !worthwhile(err, true) {
 			return errs.From(err)
 		}
+		o.told(cmp.Or(err, error(errs.Draining)))
 		if !sleep(ctx, max(t.client.retry.delay(min(try, 20), 0), time.Millisecond)) {
 			return nil
 		}
@@ -168,6 +184,7 @@ func (c *consuming) session(ctx context.Context) error {
 		return errs.New(errs.BackendUnavailable, "no subscription stood in time")
 	}
 	if err == nil {
+		c.told(nil)
 		err = s.run(ctx)
 	}
 	switch {
@@ -317,6 +334,10 @@ func (s *session) settle(d *Delivery, err error) {
 	reject := &consumerv1.Reject{Reason: clipped(err.Error())}
 	var v *verdict
 	if errors.As(err, &v) {
+		if v.giveBack {
+			s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Return_{Return: &consumerv1.Settlement_Return{}}}, 1)
+			return
+		}
 		reject.DeadLetter = v.refuse
 		if v.delay != nil {
 			reject.Delay = durationpb.New(*v.delay)

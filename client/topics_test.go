@@ -245,3 +245,66 @@ func TestConsumeRefused(t *testing.T) {
 		t.Error("a bad path is taken")
 	}
 }
+
+// What is given back comes again, and has not failed.
+func TestGiveBack(t *testing.T) {
+	t.Parallel()
+	topics := prismtest.New(t).Topics("test")
+	publishAll(t, topics, "a1")
+	attempts := make(chan int, 100)
+	var times atomic.Int32
+	c := consume(t, topics, func(_ context.Context, d *client.Delivery) error {
+		attempts <- d.Attempt
+		if times.Add(1) <= 3 {
+			return client.GiveBack(errors.New("not now"))
+		}
+		return nil
+	})
+	for range 4 {
+		if attempt := <-attempts; attempt != 1 {
+			t.Errorf("attempt %d", attempt)
+		}
+	}
+	c.finish()
+	if n := times.Load(); n != 4 {
+		t.Errorf("it came %d times", n)
+	}
+}
+
+// Consume tells of its subscriptions, Browse where it begins.
+func TestToldWhenItStands(t *testing.T) {
+	t.Parallel()
+	s := prismtest.Start(t, oneTopic)
+	cut := faultproxy.Listen(t, s.GRPC)
+	broken, err := client.Dial(cut.Addr, client.WithNamespace(prismtest.Namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = broken.Close() })
+	sessions := make(chan error, 1000)
+	c := consume(t, broken.Topics(""), func(context.Context, *client.Delivery) error { return nil }, client.OnSession(func(err error) { sessions <- err }))
+	if err := <-sessions; err != nil {
+		t.Fatalf("the first subscription: %v", err)
+	}
+	cut.Set(faultproxy.Refuse)
+	if err := <-sessions; err == nil {
+		t.Error("the connection broke, and nobody was told")
+	}
+	cut.Set(faultproxy.Pass)
+	for <-sessions != nil { // those that could not be had
+	}
+	c.finish()
+
+	topics := s.Client(t, "test").Topics("test")
+	publishAll(t, topics, "a1", "a2")
+	begun := 0
+	browsed(t, topics, "orders", client.Browsing{From: client.Latest(), Begun: func(at map[int]int64) {
+		begun++
+		if at[0] != 3 {
+			t.Errorf("it begins at %v", at)
+		}
+	}})
+	if begun != 1 {
+		t.Errorf("it began %d times", begun)
+	}
+}

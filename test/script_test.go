@@ -206,7 +206,9 @@ func TestHelp(t *testing.T) {
 	for _, command := range []string{
 		"prism dev", "prism proxy", "prism check",
 		"prismctl kv put", "prismctl kv get", "prismctl kv del", "prismctl kv ls", "prismctl kv incr", "prismctl kv expire",
-		"prismctl kv import", "prismctl kv export", "prismctl pubsub publish", "prismctl pubsub subscribe", "prismctl health", "prismctl context set",
+		"prismctl kv import", "prismctl kv export", "prismctl pubsub publish", "prismctl pubsub subscribe",
+		"prismctl topic publish", "prismctl topic consume", "prismctl topic tail", "prismctl topic browse", "prismctl topic seek",
+		"prismctl health", "prismctl context set",
 	} {
 		words := strings.Fields(command)
 		out, err := exec.Command(filepath.Join(bin, words[0]), append(words[1:], "--help")...).CombinedOutput()

@@ -42,11 +42,11 @@ export may or may not be in it.`,
 				if isTerminal(c.OutOrStdout()) {
 					progressTo = io.Discard // the keys themselves are on the screen
 				}
-				p := startProgress(progressTo, "exported", 0, verbose)
+				p := startProgress(progressTo, "exported", "keys", 0, verbose)
 				defer p.stop()
 				w := newRecordWriter(c.OutOrStdout(), l)
 				err := each(ctx, kv, first(args), true, 0, func(e *client.Entry) error {
-					p.keys.Add(1)
+					p.done.Add(1)
 					p.bytes.Add(int64(len(e.Key) + len(e.Value)))
 					return w.write(e)
 				})

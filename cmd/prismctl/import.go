@@ -55,7 +55,7 @@ be repeated.`,
 			defer in.Close()
 			return a.kv(c, func(ctx context.Context, kv *client.KeyValue) error {
 				im.kv = kv
-				im.progress = startProgress(c.ErrOrStderr(), "imported", size, verbose)
+				im.progress = startProgress(c.ErrOrStderr(), "imported", "keys", size, verbose)
 				err := im.run(ctx, newRecordReader(im.progress.count(in), l))
 				im.progress.stop()
 				return errors.Join(err, printOne(c.OutOrStdout(), a.form("raw"), im.summary()))
@@ -147,7 +147,7 @@ func (im *importer) run(parent context.Context, r *recordReader) error {
 	case err != nil:
 		return err
 	case im.refused > 0:
-		return im.refusal()
+		return refusal(im.first, im.refused, "records")
 	}
 	return nil
 }
@@ -189,8 +189,7 @@ func (im *importer) do(ctx context.Context, cancel context.CancelCauseFunc, rec 
 		}
 	}
 	err := im.store(ctx, rec, ttl)
-	switch errs.ReasonOf(err) { //nolint:exhaustive // the others are no fault of the record
-	case errs.InvalidKey, errs.InvalidField, errs.PayloadTooLarge, errs.WrongType:
+	if err != nil && faultOfRecord(err) {
 		im.refuse(&recordError{rec.line, err})
 		return
 	}
@@ -199,7 +198,7 @@ func (im *importer) do(ctx context.Context, cancel context.CancelCauseFunc, rec 
 		return
 	}
 	im.stored.Add(1)
-	im.progress.keys.Add(1)
+	im.progress.done.Add(1)
 }
 
 // maxTries is how often a record is tried while the server has trouble.
@@ -243,10 +242,10 @@ func (im *importer) refuse(err *recordError) {
 	}
 }
 
-// refusal is the error of an import that stored all but some records.
-func (im *importer) refusal() error {
-	e := *errs.From(im.first)
-	e.Message = fmt.Sprintf("%d records were refused, the first one: %s", im.refused, im.first)
+// refusal is the error of what was done but for some records.
+func refusal(first error, refused int64, what string) error {
+	e := *errs.From(first)
+	e.Message = fmt.Sprintf("%d %s were refused, the first one: %s", refused, what, first)
 	e.Fields = nil
 	return &e
 }

@@ -83,6 +83,7 @@ Exit codes:
   prismctl kv get greeting
   prismctl kv ls
   prismctl pubsub subscribe 'orders.>'
+  prismctl topic consume orders --group billing
   prismctl context set staging --addr proxy.example.com:8980 -n orders`,
 		Version:      version.Text(),
 		SilenceUsage: true, SilenceErrors: true,
@@ -90,7 +91,7 @@ Exit codes:
 	}
 	c.SetVersionTemplate(version.Line("prismctl") + "\n")
 	a.addFlags(c)
-	c.AddCommand(a.kvCommand(), a.pubsubCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
+	c.AddCommand(a.kvCommand(), a.pubsubCommand(), a.topicCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
 	return c
 }
 

@@ -181,8 +181,8 @@ func TestRoom(t *testing.T) {
 func TestProgressInPlainLines(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	p := &progress{what: "imported", size: 100, out: &out, begun: time.Now().Add(-2 * time.Second)}
-	p.keys.Store(10)
+	p := &progress{what: "imported", unit: "keys", size: 100, out: &out, begun: time.Now().Add(-2 * time.Second)}
+	p.done.Store(10)
 	p.bytes.Store(50)
 	p.tell()
 	if got := out.String(); got != "imported 10 keys (5/s), 50%, 2s left\n" {

@@ -15,13 +15,14 @@ const (
 	reportEvery = 5 * time.Second
 )
 
-// progress tells how far an import or export is: a bar at a terminal, plain
+// progress tells how far something is that takes long: a bar at a terminal, plain
 // lines where that is wanted, nothing otherwise.
 type progress struct {
-	keys, bytes atomic.Int64
+	done, bytes atomic.Int64
 
-	what  string
-	size  int64 // bytes in all; 0: nobody knows
+	what  string // is done
+	unit  string // with what
+	size  int64  // bytes in all; 0: nobody knows
 	begun time.Time
 
 	mu  sync.Mutex // guards what is written
@@ -33,8 +34,8 @@ type progress struct {
 }
 
 // startProgress begins to tell of what is done to w. A size of 0 is unknown.
-func startProgress(w io.Writer, what string, size int64, verbose bool) *progress {
-	p := &progress{what: what, size: size, out: w, begun: time.Now(), quit: make(chan struct{})}
+func startProgress(w io.Writer, what, unit string, size int64, verbose bool) *progress {
+	p := &progress{what: what, unit: unit, size: size, out: w, begun: time.Now(), quit: make(chan struct{})}
 	every := reportEvery
 	switch {
 	case isTerminal(w):
@@ -73,8 +74,8 @@ func (p *progress) elapsed() time.Duration { return time.Since(p.begun) }
 func (p *progress) tell() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	keys, bytes, elapsed := p.keys.Load(), p.bytes.Load(), p.elapsed()
-	text := fmt.Sprintf("%s %d keys (%.0f/s)", p.what, keys, float64(keys)/elapsed.Seconds())
+	done, bytes, elapsed := p.done.Load(), p.bytes.Load(), p.elapsed()
+	text := fmt.Sprintf("%s %d %s (%.0f/s)", p.what, done, p.unit, float64(done)/elapsed.Seconds())
 	if p.bar != nil {
 		p.bar.Describe(text)
 		_ = p.bar.Set64(bytes) // it can only fail to draw

@@ -28,6 +28,10 @@ type Delivery struct {
 	Position  int64
 	Headers   map[string]string // of a dead letter: prism-dead-reason and others
 
+	// Unreadable says why there is no Envelope. It is for the group prism-dlq,
+	// of dead letters.
+	Unreadable string
+
 	receipt string
 }
 
@@ -269,6 +273,7 @@ func (s *session) receive(leaving context.Context, deliveries chan<- *Delivery, 
 		for _, m := range r.GetDeliveries() {
 			d := &Delivery{
 				Envelope: m.GetEnvelope(), Attempt: int(m.GetAttempt()), receipt: m.GetReceipt(), Headers: m.GetHeaders(),
+				Unreadable: m.GetUnreadable(),
 				Partition: int(m.GetPlace().GetPartition()), Position: m.GetPlace().GetPosition(),
 			}
 			select {

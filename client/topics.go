@@ -136,6 +136,13 @@ func At(positions map[int]int64) Start {
 	return Start{&consumerv1.Start{From: &consumerv1.Start_Positions_{Positions: &consumerv1.Start_Positions{ByPartition: places}}}}
 }
 
+// AtGroup is where a group stands in a topic: at its oldest message that is not
+// settled, or at the oldest one if nobody ever joined it. What the group has
+// settled behind that is not left out.
+func AtGroup(group string) Start {
+	return Start{&consumerv1.Start{From: &consumerv1.Start_Group{Group: group}}}
+}
+
 func (s Start) wire() *consumerv1.Start {
 	if s.start == nil {
 		return &consumerv1.Start{From: &consumerv1.Start_Earliest_{Earliest: new(consumerv1.Start_Earliest)}}

@@ -206,8 +206,6 @@ func (b *browser) browsed(s *driver.Stored) *consumerv1.Browsed {
 	if err == nil {
 		one.Envelope, err = unmarshal(wire)
 	}
-	if err != nil {
-		one.Unreadable = errs.From(err).Message
-	}
+	one.Unreadable = whyNot(err)
 	return one
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	consumerv1 "github.com/prismgw/prism/api/prism/consumer/v1"
+	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/envelope/text"
 	"github.com/prismgw/prism/errs"
@@ -87,19 +88,23 @@ const maxHTTPWait = 8 * time.Second
 // deliveryJSON is the envelope with what belongs to the delivery beside its
 // fields.
 func deliveryJSON(d *consumerv1.Delivery) (json.RawMessage, error) {
-	return withFields(func() ([]byte, error) { return text.JSON(d.GetEnvelope()) }, map[string]any{
+	return envelopeJSON(d.GetEnvelope(), d.GetUnreadable(), map[string]any{
 		"receipt": d.GetReceipt(), "attempt": d.GetAttempt(), "first_delivered_at": d.GetFirstDeliveredAt().AsTime(),
 		"place": placeJSON(d.GetPlace()), "headers": d.GetHeaders(),
 	})
 }
 
 func browsedJSON(b *consumerv1.Browsed) (json.RawMessage, error) {
-	inner := func() ([]byte, error) { return text.JSON(b.GetEnvelope()) }
-	more := map[string]any{"place": placeJSON(b.GetPlace()), "headers": b.GetHeaders()}
-	if b.GetUnreadable() != "" {
-		inner, more["unreadable"] = func() ([]byte, error) { return []byte("{}"), nil }, b.GetUnreadable()
+	return envelopeJSON(b.GetEnvelope(), b.GetUnreadable(), map[string]any{"place": placeJSON(b.GetPlace()), "headers": b.GetHeaders()})
+}
+
+// envelopeJSON is an envelope, or why it cannot be read, with more fields.
+func envelopeJSON(e *envelopev1.PrismEnvelope, unreadable string, more map[string]any) (json.RawMessage, error) {
+	if unreadable != "" {
+		more["unreadable"] = unreadable
+		return withFields(func() ([]byte, error) { return []byte("{}"), nil }, more)
 	}
-	return withFields(inner, more)
+	return withFields(func() ([]byte, error) { return text.JSON(e) }, more)
 }
 
 // placeJSON writes the position as a text: it may be larger than the numbers

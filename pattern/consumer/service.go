@@ -132,14 +132,22 @@ func (m *member) delivery(ctx context.Context, h *hand) (*consumerv1.Delivery, s
 		h.stored = s
 	}
 	e, err := m.read(&h.stored)
-	if err != nil {
+	if err != nil && !topic.ForDeadLetters(m.name.topic, m.name.group) {
 		verdict.verdict, verdict.why = refuse, "it cannot be read: "+errs.From(err).Message
 		return nil, verdict, nil
 	}
 	return &consumerv1.Delivery{
-		Envelope: e, Receipt: h.receipt.String(), Attempt: int32(h.attempt),
+		Unreadable: whyNot(err), Envelope: e, Receipt: h.receipt.String(), Attempt: int32(h.attempt),
 		FirstDeliveredAt: timestamppb.New(h.first), Place: place(&h.stored), Headers: stories(h.stored.Headers),
 	}, verdict, nil
+}
+
+// whyNot is what Unreadable says.
+func whyNot(err error) string {
+	if err == nil {
+		return ""
+	}
+	return errs.From(err).Message
 }
 
 // stories are the headers of a dead letter that tell its story, nil for any other
@@ -271,7 +279,13 @@ func (c *consumer) Seek(ctx context.Context, r *consumerv1.SeekRequest) (*consum
 
 // targets says where a start is in the partitions, all if none is named.
 func targets(ctx context.Context, t *topic.Open, start *consumerv1.Start, only []int32) ([]driver.Target, error) {
-	stats, err := t.Stat(ctx, "")
+	group := start.GetGroup()
+	if _, named := start.GetFrom().(*consumerv1.Start_Group); named {
+		if err := topic.CheckGroup(group); err != nil {
+			return nil, err
+		}
+	}
+	stats, err := t.Stat(ctx, group)
 	if err != nil {
 		return nil, err
 	}
@@ -290,6 +304,10 @@ func targets(ctx context.Context, t *topic.Open, start *consumerv1.Start, only [
 		switch from := start.GetFrom().(type) {
 		case *consumerv1.Start_Latest_:
 			at.Next = stats[p].End
+		case *consumerv1.Start_Group:
+			if stats[p].Known {
+				at.Next = max(at.Next, stats[p].Next)
+			}
 		case *consumerv1.Start_Time:
 			r, err := t.Read(ctx, driver.ReadRequest{Partition: p, Time: from.Time.AsTime(), Limit: 1})
 			if err != nil {

@@ -302,6 +302,12 @@ func testTopicsRefused(t *testing.T, s *shop) {
 	s.refused("a topic that is not listed", err, errs.TopicNotFound)
 	_, err = s.Receive(t.Context(), &consumerv1.ReceiveRequest{Topic: "orders", Group: "shipping"})
 	s.refused("a group that is not listed", err, errs.GroupNotFound)
+	_, err = s.Receive(t.Context(), &consumerv1.ReceiveRequest{Topic: "orders", Group: "prism-dlq"})
+	s.refused("the group of the dead letters, for others", err, errs.GroupNotFound)
+	_, err = s.Receive(t.Context(), &consumerv1.ReceiveRequest{Topic: "orders.dlq", Group: "prism-dlq"})
+	if err != nil {
+		t.Errorf("the group that every namespace has: %v", err)
+	}
 	_, err = s.Publish(t.Context(), &producerv1.PublishRequest{Topic: "orders.dlq", Envelope: message("", "x")})
 	s.refused("the dead letters", err, errs.InvalidField)
 	for what, e := range map[string]*envelopev1.PrismEnvelope{
@@ -548,6 +554,10 @@ func testUnreadableRecords(t *testing.T, s *shop) {
 	if !strings.Contains(headers["prism-dead-reason"], "cannot be read") || headers["prism-dead-attempts"] != "1" {
 		t.Errorf("its story: %v", headers)
 	}
+	d := s.receiveFrom("orders.dlq", "prism-dlq", 1)[0]
+	if d.GetUnreadable() == "" || d.GetEnvelope() != nil || d.GetHeaders()["prism-dead-reason"] != headers["prism-dead-reason"] {
+		t.Errorf("delivered as a dead letter: %v", d)
+	}
 }
 
 // In the native layout a record is the payload; what other programs append gets
@@ -634,6 +644,7 @@ func testBrowse(t *testing.T, s *shop) {
 		"a partition that is not there": {Topic: "orders", Partitions: []int32{99}},
 		"a place outside the log":       {Topic: "orders", From: from(1 << 60)},
 		"a negative limit":              {Topic: "orders", Limit: -1},
+		"a group without a name":        {Topic: "orders", From: &consumerv1.Start{From: new(consumerv1.Start_Group)}},
 	} {
 		stream, err := s.Browse(t.Context(), r)
 		if err == nil {
@@ -679,11 +690,17 @@ func testSeek(t *testing.T, s *shop) {
 	_, err := s.Seek(t.Context(), &consumerv1.SeekRequest{Topic: "orders", Group: "billing", To: &consumerv1.Start{From: &consumerv1.Start_Earliest_{Earliest: new(consumerv1.Start_Earliest)}}})
 	s.refused("a group that nobody joined", err, errs.GroupNotFound)
 	all := s.publish("k", "1", "2")
-	for _, want := range []string{"1", "2"} {
+	left := func(group string) []string {
+		return s.browsed(&consumerv1.BrowseRequest{Topic: "orders", From: &consumerv1.Start{From: &consumerv1.Start_Group{Group: group}}})
+	}
+	s.same("left before anybody joined", left("billing"), []string{"1", "2"})
+	for i, want := range []string{"1", "2"} {
 		d := s.receive("billing", 1)
 		s.same("received", texts(d), []string{want})
 		s.done("billing", d...)
+		s.same("left", left("billing"), []string{"1", "2"}[i+1:])
 	}
+	s.same("left for another group", left("nobody"), []string{"1", "2"})
 	seek := func(to *consumerv1.Start) {
 		t.Helper()
 		if _, err := s.Seek(t.Context(), &consumerv1.SeekRequest{Topic: "orders", Group: "billing", To: to}); err != nil {

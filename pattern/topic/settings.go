@@ -19,6 +19,10 @@ const Any = "*"
 // DeadSuffix is what the name of a topic's dead letters ends with.
 const DeadSuffix = ".dlq"
 
+// DeadGroup is the group that takes dead letters to publish them again, or to
+// have them out of the way.
+const DeadGroup = "prism-dlq"
+
 // maxName is the most bytes of the name of a topic or a group, so that there is
 // room for DeadSuffix.
 const maxName = 128
@@ -185,9 +189,18 @@ func (s *Settings) Topic(name string) *Topic {
 	return anyOf
 }
 
+// ForDeadLetters reports whether a group is the one that remembers of the dead
+// letters in a topic which are done with. Every namespace has it.
+func ForDeadLetters(topic, group string) bool {
+	return group == DeadGroup && strings.HasSuffix(topic, DeadSuffix)
+}
+
 // Group returns the settings of a group on a topic, nil if the namespace has
 // none of this name. Where no group is listed, all are welcome.
 func (s *Settings) Group(topic, name string) *Group {
+	if ForDeadLetters(topic, name) { // some may be settled before others of their key, and none is given up
+		return &Group{Name: name, Order: NoOrder, MaxDeliveries: maxDeliveriesBound}
+	}
 	if len(s.Consumers) == 0 {
 		return &Group{Name: name}
 	}

@@ -47,7 +47,10 @@ type Delivery struct {
 	FirstDeliveredAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=first_delivered_at,json=firstDeliveredAt,proto3" json:"first_delivered_at,omitempty"`
 	Place            *Place                 `protobuf:"bytes,5,opt,name=place,proto3" json:"place,omitempty"`
 	// Of a dead letter, as in Browsed.
-	Headers       map[string]string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Headers map[string]string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Why the envelope is empty. Only the group prism-dlq gets such messages, of
+	// dead letters: for others what cannot be read is settled at once.
+	Unreadable    string `protobuf:"bytes,7,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -122,6 +125,13 @@ func (x *Delivery) GetHeaders() map[string]string {
 		return x.Headers
 	}
 	return nil
+}
+
+func (x *Delivery) GetUnreadable() string {
+	if x != nil {
+		return x.Unreadable
+	}
+	return ""
 }
 
 // Place is where a message stands in its topic.
@@ -1038,6 +1048,7 @@ type Start struct {
 	//	*Start_Latest_
 	//	*Start_Time
 	//	*Start_Positions_
+	//	*Start_Group
 	From          isStart_From `protobuf_oneof:"from"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1116,6 +1127,15 @@ func (x *Start) GetPositions() *Start_Positions {
 	return nil
 }
 
+func (x *Start) GetGroup() string {
+	if x != nil {
+		if x, ok := x.From.(*Start_Group); ok {
+			return x.Group
+		}
+	}
+	return ""
+}
+
 type isStart_From interface {
 	isStart_From()
 }
@@ -1140,6 +1160,12 @@ type Start_Positions_ struct {
 	Positions *Start_Positions `protobuf:"bytes,4,opt,name=positions,proto3,oneof"`
 }
 
+type Start_Group struct {
+	// Where this group stands: from its oldest message on that is not settled;
+	// the oldest message if nobody ever joined it.
+	Group string `protobuf:"bytes,5,opt,name=group,proto3,oneof"`
+}
+
 func (*Start_Earliest_) isStart_From() {}
 
 func (*Start_Latest_) isStart_From() {}
@@ -1147,6 +1173,8 @@ func (*Start_Latest_) isStart_From() {}
 func (*Start_Time) isStart_From() {}
 
 func (*Start_Positions_) isStart_From() {}
+
+func (*Start_Group) isStart_From() {}
 
 type SeekRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1703,14 +1731,17 @@ var File_prism_consumer_v1_consumer_proto protoreflect.FileDescriptor
 
 const file_prism_consumer_v1_consumer_proto_rawDesc = "" +
 	"\n" +
-	" prism/consumer/v1/consumer.proto\x12\x11prism.consumer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cprism/access/v1/access.proto\x1a prism/envelope/v1/envelope.proto\"\xf6\x02\n" +
+	" prism/consumer/v1/consumer.proto\x12\x11prism.consumer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cprism/access/v1/access.proto\x1a prism/envelope/v1/envelope.proto\"\x96\x03\n" +
 	"\bDelivery\x12<\n" +
 	"\benvelope\x18\x01 \x01(\v2 .prism.envelope.v1.PrismEnvelopeR\benvelope\x12\x18\n" +
 	"\areceipt\x18\x02 \x01(\tR\areceipt\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12H\n" +
 	"\x12first_delivered_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10firstDeliveredAt\x12.\n" +
 	"\x05place\x18\x05 \x01(\v2\x18.prism.consumer.v1.PlaceR\x05place\x12B\n" +
-	"\aheaders\x18\x06 \x03(\v2(.prism.consumer.v1.Delivery.HeadersEntryR\aheaders\x1a:\n" +
+	"\aheaders\x18\x06 \x03(\v2(.prism.consumer.v1.Delivery.HeadersEntryR\aheaders\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\a \x01(\tR\n" +
+	"unreadable\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
@@ -1782,12 +1813,13 @@ const file_prism_consumer_v1_consumer_proto_rawDesc = "" +
 	"\breceipts\x18\x03 \x03(\tR\breceipts\x12)\n" +
 	"\x02by\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x02by\"F\n" +
 	"\x0eExtendResponse\x124\n" +
-	"\aresults\x18\x01 \x03(\v2\x1a.prism.consumer.v1.SettledR\aresults\"\xbd\x03\n" +
+	"\aresults\x18\x01 \x03(\v2\x1a.prism.consumer.v1.SettledR\aresults\"\xd5\x03\n" +
 	"\x05Start\x12?\n" +
 	"\bearliest\x18\x01 \x01(\v2!.prism.consumer.v1.Start.EarliestH\x00R\bearliest\x129\n" +
 	"\x06latest\x18\x02 \x01(\v2\x1f.prism.consumer.v1.Start.LatestH\x00R\x06latest\x120\n" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04time\x12B\n" +
-	"\tpositions\x18\x04 \x01(\v2\".prism.consumer.v1.Start.PositionsH\x00R\tpositions\x1a\n" +
+	"\tpositions\x18\x04 \x01(\v2\".prism.consumer.v1.Start.PositionsH\x00R\tpositions\x12\x16\n" +
+	"\x05group\x18\x05 \x01(\tH\x00R\x05group\x1a\n" +
 	"\n" +
 	"\bEarliest\x1a\b\n" +
 	"\x06Latest\x1a\xa3\x01\n" +
@@ -1959,6 +1991,7 @@ func file_prism_consumer_v1_consumer_proto_init() {
 		(*Start_Latest_)(nil),
 		(*Start_Time)(nil),
 		(*Start_Positions_)(nil),
+		(*Start_Group)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -208,6 +208,7 @@ func TestHelp(t *testing.T) {
 		"prismctl kv put", "prismctl kv get", "prismctl kv del", "prismctl kv ls", "prismctl kv incr", "prismctl kv expire",
 		"prismctl kv import", "prismctl kv export", "prismctl pubsub publish", "prismctl pubsub subscribe",
 		"prismctl topic publish", "prismctl topic consume", "prismctl topic tail", "prismctl topic browse", "prismctl topic seek",
+		"prismctl dlq list", "prismctl dlq show", "prismctl dlq redrive", "prismctl dlq drop",
 		"prismctl health", "prismctl context set",
 	} {
 		words := strings.Fields(command)

@@ -91,7 +91,7 @@ Exit codes:
 	}
 	c.SetVersionTemplate(version.Line("prismctl") + "\n")
 	a.addFlags(c)
-	c.AddCommand(a.kvCommand(), a.pubsubCommand(), a.topicCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
+	c.AddCommand(a.kvCommand(), a.pubsubCommand(), a.topicCommand(), a.dlqCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
 	return c
 }
 

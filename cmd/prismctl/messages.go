@@ -33,7 +33,7 @@ func keptMessage(k *client.Kept) *message {
 
 func deliveredMessage(d *client.Delivery) *message {
 	return &message{
-		envelope: d.Envelope, unreadable: "", partition: d.Partition, position: d.Position,
+		envelope: d.Envelope, unreadable: d.Unreadable, partition: d.Partition, position: d.Position,
 		attempt: d.Attempt, headers: d.Headers,
 	}
 }
@@ -61,6 +61,27 @@ func (m *message) payload() string {
 // json is the message as an object on one line: the envelope, as package text
 // has it, and what is known beside it.
 func (m *message) json() ([]byte, error) {
+	fields, err := m.fields()
+	if err != nil {
+		return nil, err
+	}
+	return plainJSON(fields)
+}
+
+// outcomeJSON is json with what was done with the message, and what it became.
+func (m *message) outcomeJSON(outcome string, became *client.Published) ([]byte, error) {
+	fields, err := m.fields()
+	if err != nil {
+		return nil, err
+	}
+	fields["outcome"] = outcome
+	if became != nil {
+		fields["became"] = map[string]any{"message_id": became.ID, "partition": became.Partition, "position": became.Position, "duplicate": became.Duplicate}
+	}
+	return plainJSON(fields)
+}
+
+func (m *message) fields() (map[string]any, error) {
 	fields := map[string]any{}
 	if m.envelope != nil {
 		raw, err := text.JSON(m.envelope)
@@ -88,7 +109,7 @@ func (m *message) json() ([]byte, error) {
 	if len(m.headers) > 0 {
 		fields["headers"] = m.headers
 	}
-	return plainJSON(fields)
+	return fields, nil
 }
 
 // A messagePrinter prints messages: one object a line (json), the payloads

@@ -150,8 +150,6 @@ type worker struct {
 	mu      sync.Mutex // guards what follows
 	begun   int        // messages, of those that count
 	running int
-	stood   bool // a subscription has stood
-	tries   int  // for the first one
 	quiet   *time.Timer
 }
 
@@ -161,8 +159,9 @@ func (w *worker) run(t *client.Topics, atOnce int) error {
 	w.quiet = time.AfterFunc(time.Hour, func() { w.end(errQuiet) })
 	w.quiet.Stop()
 	defer w.quiet.Stop()
+	sub := &subscribing{errOut: w.errOut, end: w.end, begun: w.stands}
 	err := t.Consume(w.ending, w.topic, w.group, w.work, client.Concurrency(atOnce), client.MaxHandling(maxHandling),
-		client.OnSession(w.session), client.OnSettleError(w.unsettled))
+		client.OnSession(sub.session), client.OnSettleError(w.unsettled))
 	if err != nil || w.ctx.Err() != nil {
 		return err
 	}
@@ -231,24 +230,39 @@ func (w *worker) listen() {
 	}
 }
 
+// stands is told of the first subscription.
+func (w *worker) stands() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	fmt.Fprintf(w.errOut, "prismctl: consuming %s in the group %s; stop with Ctrl-C\n", cell(w.topic), cell(w.group))
+	w.listen()
+}
+
 // firstTries is how often the first subscription is tried for.
 const firstTries = 3
 
-// session is told how subscriptions fare.
-func (w *worker) session(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// subscribing follows how the subscriptions of one Consume fare, and ends it if
+// the first one cannot be had.
+type subscribing struct {
+	errOut io.Writer
+	end    context.CancelCauseFunc
+	begun  func() // is called when the first one stands
+
+	stood bool
+	tries int // for the first one
+}
+
+func (s *subscribing) session(err error) {
 	switch {
-	case err == nil && !w.stood:
-		w.stood = true
-		fmt.Fprintf(w.errOut, "prismctl: consuming %s in the group %s; stop with Ctrl-C\n", cell(w.topic), cell(w.group))
-		w.listen()
-	case err != nil && !w.stood:
-		if w.tries++; w.tries == firstTries {
-			w.end(err)
+	case err == nil && !s.stood:
+		s.stood = true
+		s.begun()
+	case err != nil && !s.stood:
+		if s.tries++; s.tries == firstTries {
+			s.end(err)
 		}
 	case err != nil:
-		fmt.Fprintf(w.errOut, "prismctl: %s; trying again\n", oneLine(errs.From(err).Error()))
+		fmt.Fprintf(s.errOut, "prismctl: %s; trying again\n", oneLine(errs.From(err).Error()))
 	}
 }
 

@@ -38,67 +38,6 @@ type Delivery struct {
 // Payload returns the message's payload.
 func (d *Delivery) Payload() []byte { return d.Envelope.GetPayload() }
 
-// A ConsumeOption is one of Concurrency, MaxHandling, OnSettleError and
-// OnSession.
-type ConsumeOption interface{ consume(o *consumeOptions) }
-
-type consumeOptions struct {
-	concurrency int
-	maxHandling time.Duration
-	settleError func(d *Delivery, err error)
-	told        func(err error)
-}
-
-// Concurrency is how many handlers run at once; 16 unless it is said. Messages
-// of one key never do where the group keeps order by key.
-type Concurrency int
-
-func (n Concurrency) consume(o *consumeOptions) { o.concurrency = max(1, int(n)) }
-
-// MaxHandling is how long a handler may take, 10 minutes unless it is said. Until
-// then the client keeps its message in hand, however short the group's ack_wait
-// is; then the handler's context ends, and the message may come to others.
-type MaxHandling time.Duration
-
-func (d MaxHandling) consume(o *consumeOptions) { o.maxHandling = time.Duration(d) }
-
-// OnSettleError is told of outcomes that could not be settled, such as of
-// messages that went to another consumer meanwhile. It may be called from several
-// goroutines.
-type OnSettleError func(d *Delivery, err error)
-
-func (f OnSettleError) consume(o *consumeOptions) { o.settleError = f }
-
-// OnSession is told nil when a subscription stands, and of each one that could not
-// be had, or broke, and is tried again, why; errs.Draining where the proxy asked
-// to go to another one. It is called by Consume itself, which waits for it.
-type OnSession func(err error)
-
-func (f OnSession) consume(o *consumeOptions) { o.told = f }
-
-// GiveBack makes an error with which a handler says that it has not worked on its
-// message: it comes to others at once, or to this consumer again, and is not
-// counted as a failure.
-func GiveBack(err error) error { return &verdict{err: err, giveBack: true} }
-
-// Refuse makes an error with which a handler says that its message will never
-// succeed: it goes to the dead letters now.
-func Refuse(err error) error { return &verdict{err: err, refuse: true} }
-
-// RejectAfter makes an error with which a handler says when its message should
-// come again, instead of after the group's backoff.
-func RejectAfter(delay time.Duration, err error) error { return &verdict{err: err, delay: &delay} }
-
-type verdict struct {
-	err      error
-	refuse   bool
-	giveBack bool
-	delay    *time.Duration
-}
-
-func (v *verdict) Error() string { return v.err.Error() }
-func (v *verdict) Unwrap() error { return v.err }
-
 // Consume handles the messages of a topic as one of a group's consumers, until
 // ctx ends; it then lets the handlers that run finish, settles what they did, and
 // returns nil. Before that it returns only what keeps it from consuming, such as
@@ -153,10 +92,16 @@ type session struct {
 	mu      sync.Mutex // guards what follows
 	queue   []*consumerv1.Settlement
 	credit  int32
-	pending map[uint64]*Delivery // settlements that wait for their answer
+	pending map[uint64]pending // settlements that wait for their answer
 	lastID  uint64
 	wake    chan struct{} // of capacity 1: there is something to send
 	settled chan struct{} // of capacity 1: something was answered
+}
+
+// pending is a settlement that waits for its answer.
+type pending struct {
+	*Delivery
+	outcome bool // of its handling
 }
 
 // session consumes over one stream until it breaks, the proxy asks it to go, or
@@ -175,7 +120,7 @@ func (c *consuming) session(ctx context.Context) error {
 	defer end()
 	var p peer.Peer
 	md := key.headers(&invocation{traceparent: client.traceparent(ctx)})
-	s := &session{consuming: c, pending: make(map[uint64]*Delivery), wake: make(chan struct{}, 1), settled: make(chan struct{}, 1)}
+	s := &session{consuming: c, pending: make(map[uint64]pending), wake: make(chan struct{}, 1), settled: make(chan struct{}, 1)}
 	late := time.AfterFunc(cmp.Or(client.opts.timeout, beginTimeout), end)
 	s.stream, err = consumerv1.NewConsumerClient(client.conn).Subscribe(metadata.NewOutgoingContext(life, md), grpc.Peer(&p))
 	if err == nil {
@@ -190,6 +135,7 @@ func (c *consuming) session(ctx context.Context) error {
 	if err == nil {
 		c.told(nil)
 		err = s.run(ctx)
+		s.tellUnanswered()
 	}
 	switch {
 	case err == nil, errors.Is(err, io.EOF):
@@ -241,6 +187,20 @@ func (s *session) run(ctx context.Context) error {
 	}
 }
 
+// tellUnanswered tells of the outcomes of which nobody knows whether they are
+// settled.
+func (s *session) tellUnanswered() {
+	s.mu.Lock()
+	left := s.pending
+	s.pending = make(map[uint64]pending)
+	s.mu.Unlock()
+	for _, p := range left {
+		if p.outcome {
+			s.settleError(p.Delivery, errs.New(errs.OutcomeUnknown, "the connection broke before the outcome was settled; the message may come again"))
+		}
+	}
+}
+
 // finish waits for the answers to all settlements.
 func (s *session) finish(ended <-chan error) {
 	late := time.NewTimer(finishTime)
@@ -274,7 +234,7 @@ func (s *session) receive(leaving context.Context, deliveries chan<- *Delivery, 
 			d := &Delivery{
 				Envelope: m.GetEnvelope(), Attempt: int(m.GetAttempt()), receipt: m.GetReceipt(), Headers: m.GetHeaders(),
 				Unreadable: m.GetUnreadable(),
-				Partition: int(m.GetPlace().GetPartition()), Position: m.GetPlace().GetPosition(),
+				Partition:  int(m.GetPlace().GetPartition()), Position: m.GetPlace().GetPosition(),
 			}
 			select {
 			case deliveries <- d:
@@ -290,11 +250,11 @@ func (s *session) receive(leaving context.Context, deliveries chan<- *Delivery, 
 func (s *session) answered(all []*consumerv1.Settled) {
 	for _, one := range all {
 		s.mu.Lock()
-		d := s.pending[one.GetId()]
+		p, found := s.pending[one.GetId()]
 		delete(s.pending, one.GetId())
 		s.mu.Unlock()
-		if st := one.GetError(); st != nil && d != nil {
-			s.settleError(d, errs.FromStatus(grpcstatus.ErrorProto(st)))
+		if st := one.GetError(); st != nil && found {
+			s.settleError(p.Delivery, errs.FromStatus(grpcstatus.ErrorProto(st)))
 		}
 	}
 	if len(all) > 0 {
@@ -357,12 +317,13 @@ func clipped(reason string) string {
 	return strings.ToValidUTF8(reason[:min(len(reason), most)], "")
 }
 
-// queueUp sends a settlement soon, with credit for so many messages more.
+// queueUp sends a settlement soon. With credit for more messages it is the
+// outcome of the handling.
 func (s *session) queueUp(d *Delivery, one *consumerv1.Settlement, credit int32) {
 	s.mu.Lock()
 	s.lastID++
 	one.Id, one.Receipt = s.lastID, d.receipt
-	s.pending[one.GetId()] = d
+	s.pending[one.GetId()] = pending{d, credit > 0}
 	s.queue = append(s.queue, one)
 	s.credit += credit
 	s.mu.Unlock()

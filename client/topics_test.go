@@ -282,21 +282,34 @@ func TestToldWhenItStands(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = broken.Close() })
 	sessions := make(chan error, 1000)
-	c := consume(t, broken.Topics(""), func(context.Context, *client.Delivery) error { return nil }, client.OnSession(func(err error) { sessions <- err }))
+	inHand, goOn := make(chan struct{}, 2), make(chan struct{})
+	unknown := make(chan error, 1)
+	c := consume(t, broken.Topics(""), func(context.Context, *client.Delivery) error {
+		inHand <- struct{}{}
+		<-goOn
+		return nil
+	}, client.OnSession(func(err error) { sessions <- err }), client.OnSettleError(func(_ *client.Delivery, err error) { unknown <- err }))
 	if err := <-sessions; err != nil {
 		t.Fatalf("the first subscription: %v", err)
 	}
+	topics := s.Client(t, "test").Topics("test")
+	publishAll(t, topics, "a1")
+	<-inHand
 	cut.Set(faultproxy.Refuse)
+	close(goOn)
+	if err := <-unknown; !errors.Is(err, errs.OutcomeUnknown) {
+		t.Errorf("the connection broke before a message was settled: %v", err)
+	}
 	if err := <-sessions; err == nil {
 		t.Error("the connection broke, and nobody was told")
 	}
 	cut.Set(faultproxy.Pass)
 	for <-sessions != nil { // those that could not be had
 	}
+	<-inHand // it came again
 	c.finish()
 
-	topics := s.Client(t, "test").Topics("test")
-	publishAll(t, topics, "a1", "a2")
+	publishAll(t, topics, "a2")
 	begun := 0
 	browsed(t, topics, "orders", client.Browsing{From: client.Latest(), Begun: func(at map[int]int64) {
 		begun++

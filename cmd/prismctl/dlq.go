@@ -103,7 +103,7 @@ only the group ` + deadGroup + ` itself knows. It says so for a redrive with --d
 				}
 				p := printTable(c.OutOrStdout(), form, []string{"POSITION", "DIED", "ATTEMPTS", "GROUP", "STOOD-AT", "KEY", "REASON", "PAYLOAD"}, letterCells)
 				err = printAll(ctx, t, letters, client.Browsing{From: from, Limit: limit}, p)
-				return errors.Join(err, p.close())
+				return errors.Join(err, p.close(err))
 			})
 		},
 	}

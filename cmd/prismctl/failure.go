@@ -35,7 +35,7 @@ var exitMeanings = []struct {
 	{exitOK, "done"},
 	{exitOther, "any other failure"},
 	{exitUsage, "the command line or the configuration file is wrong; nothing was sent"},
-	{exitNotFound, "there is no such key, namespace or pattern"},
+	{exitNotFound, "there is no such key, namespace, pattern, topic or group"},
 	{exitConflict, "the key is there already, has another version, or holds no number"},
 	{exitDenied, "credentials are missing or not enough"},
 	{exitUnavailable, "the server or its backend is away or too busy; try again later"},

@@ -1,6 +1,6 @@
 // Command prismctl talks to Prism's servers: it reads and writes keys, moves
-// data sets in and out, publishes messages and listens to them, and says whether
-// a server is well.
+// data sets in and out, publishes messages and listens to them, consumes those
+// that are kept and deals with dead letters, and says whether a server is well.
 package main
 
 import (
@@ -69,7 +69,7 @@ type app struct {
 func (a *app) root() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "prismctl",
-		Short: "Talk to Prism: read and write keys, move data sets, publish and listen",
+		Short: "Talk to Prism: read and write keys, move data sets, publish and consume",
 		Long: `Prismctl talks to Prism's servers. Without a context it takes the "prism dev"
 of this directory or one above it (.prism/dev.json), and the namespace "demo".
 

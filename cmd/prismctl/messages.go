@@ -157,9 +157,9 @@ func (p *messagePrinter) line(m *message) ([]byte, error) {
 	return fmt.Appendf(nil, "%s  %s  %s", m.place(), m.key(), m.payload()), nil
 }
 
-// close writes what is left.
-func (p *messagePrinter) close() error {
-	if p.form == "table" && p.table != nil {
+// close writes what is left. After a failure a table has no header without rows.
+func (p *messagePrinter) close(failed error) error {
+	if p.form == "table" && p.table != nil && (failed == nil || len(p.table.rows) > 1) {
 		if err := p.table.flush(); err != nil {
 			return err
 		}

@@ -64,7 +64,7 @@ prints all of a message as one object on one line, -o raw the payloads alone.
 					return []string{m.place(), m.appended.UTC().Format(time.RFC3339), m.key(), m.payload()}
 				})
 				err = printAll(ctx, t, args[0], client.Browsing{From: start, Partitions: l.partitions, Limit: l.limit}, p)
-				return errors.Join(err, p.close())
+				return errors.Join(err, p.close(err))
 			})
 		},
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -150,6 +151,7 @@ type worker struct {
 	mu      sync.Mutex // guards what follows
 	begun   int        // messages, of those that count
 	running int
+	told    bool // that it consumes
 	quiet   *time.Timer
 }
 
@@ -159,7 +161,7 @@ func (w *worker) run(t *client.Topics, atOnce int) error {
 	w.quiet = time.AfterFunc(time.Hour, func() { w.end(errQuiet) })
 	w.quiet.Stop()
 	defer w.quiet.Stop()
-	sub := &subscribing{errOut: w.errOut, end: w.end, begun: w.stands}
+	sub := &subscribing{errOut: w.errOut, end: w.end, stands: w.stands}
 	err := t.Consume(w.ending, w.topic, w.group, w.work, client.Concurrency(atOnce), client.MaxHandling(maxHandling),
 		client.OnSession(sub.session), client.OnSettleError(w.unsettled))
 	if err != nil || w.ctx.Err() != nil {
@@ -230,11 +232,14 @@ func (w *worker) listen() {
 	}
 }
 
-// stands is told of the first subscription.
+// stands is told of each subscription.
 func (w *worker) stands() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	fmt.Fprintf(w.errOut, "prismctl: consuming %s in the group %s; stop with Ctrl-C\n", cell(w.topic), cell(w.group))
+	if !w.told {
+		w.told = true
+		fmt.Fprintf(w.errOut, "prismctl: consuming %s in the group %s; stop with Ctrl-C\n", cell(w.topic), cell(w.group))
+	}
 	w.listen()
 }
 
@@ -246,22 +251,24 @@ const firstTries = 3
 type subscribing struct {
 	errOut io.Writer
 	end    context.CancelCauseFunc
-	begun  func() // is called when the first one stands
+	stands func() // is called when one stands
 
-	stood bool
-	tries int // for the first one
+	up    atomic.Bool // one stands now
+	stood bool        // one has stood
+	tries int         // for the first one
 }
 
 func (s *subscribing) session(err error) {
+	s.up.Store(err == nil)
 	switch {
-	case err == nil && !s.stood:
+	case err == nil:
 		s.stood = true
-		s.begun()
-	case err != nil && !s.stood:
+		s.stands()
+	case !s.stood:
 		if s.tries++; s.tries == firstTries {
 			s.end(err)
 		}
-	case err != nil:
+	default:
 		fmt.Fprintf(s.errOut, "prismctl: %s; trying again\n", oneLine(errs.From(err).Error()))
 	}
 }

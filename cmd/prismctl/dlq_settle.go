@@ -11,6 +11,11 @@ import (
 	"github.com/prismgw/prism/client"
 )
 
+// matchHelp is what whoever leaves some out has to know.
+const matchHelp = `With --match, those that do not match stay in hand until the end, and then go
+back uncounted. A group goes at most 8,192 positions beyond the oldest one that
+stays; a run that therefore does not come to all of them fails and says so.`
+
 // settleFlags are what redrive and drop share.
 type settleFlags struct {
 	match  string
@@ -46,7 +51,9 @@ that its publisher encrypted holds under its old id alone, so that such a messag
 keeps its id and can be redriven ten minutes after it was published.
 
 Those that are dead now are redriven, not those that die meanwhile. It needs the
-rights to consume and to publish.`,
+rights to consume and to publish.
+
+` + matchHelp,
 		Example: `  prismctl dlq redrive orders --dry-run
   prismctl dlq redrive orders --match refused --limit 10
   prismctl dlq redrive orders --rate 5/s`,
@@ -76,7 +83,9 @@ func (a *app) dropCommand() *cobra.Command {
 prints each: dlq list and redrive leave them out. They go on to stand in the
 topic of the dead letters; dlq list --all and topic browse show them, and seek
 brings them back. Those that are dead now are dropped, not those that die
-meanwhile. It needs the right to consume.`,
+meanwhile. It needs the right to consume.
+
+` + matchHelp,
 		Example: `  prismctl dlq drop orders --match customer --dry-run
   prismctl dlq drop orders --match customer
   prismctl dlq drop orders --limit 100

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -204,10 +205,21 @@ func (s *settling) quiet() error {
 		return errs.New(errs.BackendUnavailable, "the connection broke, and there was no other one in time")
 	case s.reached == 0:
 		return errors.New("there are dead letters, and the server hands none of them out: another prismctl has them in hand, or another proxy serves their group; try again in a minute")
-	case len(s.held) >= s.atOnce && s.reached < s.end-1:
-		fmt.Fprintf(s.errOut, "prismctl: %d dead letters that stay are before the others: what is behind them cannot be reached\n", len(s.held))
+	case s.stuck():
+		return fmt.Errorf("%d dead letters that stay are before the others, of which some cannot be reached; redrive or drop those first, such as with --limit %d", len(s.held), len(s.held))
 	}
 	return nil
+}
+
+// stuck reports whether what stays in hand keeps others from coming: there may
+// not be more of it, and a group does not go further than so many positions
+// beyond the first that is not settled.
+func (s *settling) stuck() bool {
+	if s.reached >= s.end-1 || len(s.held) == 0 {
+		return false
+	}
+	first := slices.Min(slices.Collect(maps.Keys(s.held)))
+	return len(s.held) >= s.atOnce || s.end-1 >= first+inHand
 }
 
 // gather returns what has come, in order.

@@ -178,6 +178,26 @@ func TestRoom(t *testing.T) {
 	r.enter(9)
 }
 
+// A run that could not come to all dead letters does not end as if it had.
+func TestStuck(t *testing.T) {
+	t.Parallel()
+	held := map[int64]bool{5: true, 7: true}
+	for name, c := range map[string]struct {
+		s    *settling
+		want bool
+	}{
+		"all came":                {&settling{atOnce: inHand, reached: 99_999, end: 100_000, held: held}, false},
+		"the rest is settled":     {&settling{atOnce: inHand, reached: 7, end: 8000, held: held}, false},
+		"beyond the group's view": {&settling{atOnce: inHand, reached: 8000, end: 5 + inHand + 1, held: held}, true},
+		"as many stay as may":     {&settling{atOnce: 2, reached: 7, end: 9, held: held}, true},
+		"none stays":              {&settling{atOnce: 2, reached: 7, end: 100_000}, false},
+	} {
+		if got := c.s.stuck(); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestProgressInPlainLines(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

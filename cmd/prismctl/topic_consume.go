@@ -96,7 +96,7 @@ func (o *consumeFlags) check(command, concurrencyGiven bool) error {
 }
 
 // printAhead is how many messages are in hand while they are printed.
-const printAhead = 64
+const printAhead = 256
 
 // consume consumes until there is a reason to end.
 func (a *app) consume(ctx context.Context, c *cobra.Command, t *client.Topics, o *consumeFlags, args []string) error {

@@ -39,9 +39,9 @@ var _ driver.Queue = (*queues)(nil)
 
 func newQueues(c *conn, namespace string) *queues {
 	q := &queues{c: c, namespace: namespace, scope: []byte(namespace), st: c.tasks}
-	q.enqueues.max, q.enqueues.weight, q.enqueues.fly = c.opts.Flights, writeWeight, (&carrier[*enqueueJob]{q, q.enqueueAll, failEnqueue}).fly
-	q.receives.max, q.receives.weight, q.receives.fly = c.opts.Flights, receiveWeight, (&carrier[*receiveJob]{q, q.receiveAll, failReceive}).fly
-	q.settles.max, q.settles.weight, q.settles.fly = c.opts.Flights, settleWeight, (&carrier[*settleJob]{q, q.settleAll, failSettle}).fly
+	q.enqueues.max, q.enqueues.weight, q.enqueues.fly = c.opts.Flights, writeWeight, (&carrier[*enqueueJob]{c, &c.queueTables, q.enqueueAll, failEnqueue}).fly
+	q.receives.max, q.receives.weight, q.receives.fly = c.opts.Flights, receiveWeight, (&carrier[*receiveJob]{c, &c.queueTables, q.receiveAll, failReceive}).fly
+	q.settles.max, q.settles.weight, q.settles.fly = c.opts.Flights, settleWeight, (&carrier[*settleJob]{c, &c.queueTables, q.settleAll, failSettle}).fly
 	return q
 }
 

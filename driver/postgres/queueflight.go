@@ -7,81 +7,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/wrap"
 )
-
-// A carrier carries out jobs of one kind.
-type carrier[J any] struct {
-	q *queues
-
-	// carry carries jobs out together. If it fails, nothing was done for any
-	// of them, unless the error says that this is not known.
-	carry func(ctx context.Context, pc *pgx.Conn, jobs []J) error
-
-	// fail answers a job that was not carried out.
-	fail func(job J, err error)
-}
-
-// fly is one flight of a lane.
-func (c *carrier[J]) fly(take func() []*order[J]) {
-	err := error(errClosed)
-	var ctx context.Context
-	var pc *pgxpool.Conn
-	if c.q.c.enter() {
-		defer c.q.c.leave()
-		var cancel context.CancelFunc
-		ctx, cancel, pc, err = c.q.c.flight()
-		defer cancel()
-	}
-	orders := take()
-	jobs := make([]J, len(orders))
-	for i, o := range orders {
-		jobs[i] = o.job
-		defer close(o.done)
-	}
-	if pc != nil {
-		defer pc.Release()
-		err = c.q.c.ensure(ctx, pc.Conn(), &c.q.c.queueTables)
-	}
-	if err == nil {
-		err = c.carry(ctx, pc.Conn(), jobs)
-		if err != nil && len(jobs) > 1 && apart(err) {
-			c.carryApart(ctx, pc.Conn(), jobs)
-			return
-		}
-	}
-	if err != nil {
-		for _, job := range jobs {
-			c.fail(job, err)
-		}
-	}
-}
-
-// carryApart is for jobs of which perhaps one keeps the others from happening.
-func (c *carrier[J]) carryApart(ctx context.Context, pc *pgx.Conn, jobs []J) {
-	for _, job := range jobs {
-		if err := c.carry(ctx, pc, []J{job}); err != nil {
-			c.fail(job, err)
-		}
-	}
-}
-
-// run carries out queries in one transaction.
-func (q *queues) run(ctx context.Context, pc *pgx.Conn, queries ...query) error {
-	tx := &transaction{queries: queries}
-	fly(ctx, pc, []*transaction{tx})
-	if tx.err == nil {
-		return nil
-	}
-	if isOutdated(tx.err) {
-		q.c.queueTables.ready.Store(false)
-		_ = pc.Close(ctx) // its prepared statements are of no use any more
-	}
-	return q.c.failure(tx.err, tx.sent)
-}
 
 // A fresh task is one that a flight of enqueues sends.
 type fresh struct {
@@ -138,10 +67,10 @@ func failEnqueue(job *enqueueJob, err error) {
 func (q *queues) sendTasks(ctx context.Context, pc *pgx.Conn, all []fresh, ids bool) error {
 	args := q.taskValues(all)
 	if !ids {
-		return q.run(ctx, pc, query{q.st.enqueue, args, nil})
+		return q.c.run(ctx, pc, &q.c.queueTables, query{q.st.enqueue, args, nil})
 	}
 	isNew := map[queueID]bool{}
-	err := q.run(ctx, pc, query{q.st.enqueueID, args, func(columns [][]byte) error {
+	err := q.c.run(ctx, pc, &q.c.queueTables, query{q.st.enqueueID, args, func(columns [][]byte) error {
 		isNew[queueID{string(columns[0]), string(columns[1])}] = true
 		return nil
 	}})
@@ -206,7 +135,7 @@ func (q *queues) receiveAll(ctx context.Context, pc *pgx.Conn, jobs []*receiveJo
 	for i, l := range leases {
 		queries[i] = q.leaseQuery(l)
 	}
-	if err := q.run(ctx, pc, queries...); err != nil {
+	if err := q.c.run(ctx, pc, &q.c.queueTables, queries...); err != nil {
 		return err
 	}
 	for _, l := range leases {

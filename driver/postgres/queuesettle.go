@@ -38,7 +38,7 @@ func (q *queues) settleAll(ctx context.Context, pc *pgx.Conn, jobs []*settleJob)
 	}
 	slices.SortStableFunc(all, func(a, b said) int { return cmp.Compare(a.receipt().Position, b.receipt().Position) })
 	applied := map[said]bool{}
-	if err := q.run(ctx, pc, q.settleQueries(all, applied)...); err != nil {
+	if err := q.c.run(ctx, pc, &q.c.queueTables, q.settleQueries(all, applied)...); err != nil {
 		return err
 	}
 	q.judge(ctx, pc, all, applied)

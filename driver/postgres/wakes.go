@@ -25,7 +25,7 @@ type wakes struct {
 	c        *conn
 	channel  string // of notifications
 	instance string // what tells ours from others'
-	bell     wrap.Bell[queueKey]
+	bell     wrap.Bell[wakeKey]
 
 	ctx context.Context // in which is heard what others tell
 	end context.CancelFunc
@@ -33,35 +33,35 @@ type wakes struct {
 	hearing sync.Once
 
 	mu      sync.Mutex // guards what follows
-	untold  map[queueKey]int
+	untold  map[wakeKey]int
 	telling bool
 }
 
-// A queueKey is a hash of the names of a namespace and a queue. Where two have
+// A wakeKey is a hash of the names of a namespace and a queue. Where two have
 // the same, some are woken for nothing.
-type queueKey uint64
+type wakeKey uint64
 
-func keyOf(namespace, queue string) queueKey {
+func keyOf(namespace, queue string) wakeKey {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(namespace + "\x00" + queue))
-	return queueKey(h.Sum64())
+	return wakeKey(h.Sum64())
 }
 
 func newWakes(c *conn) *wakes {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(c.opts.Schema)) // of which a database may have several
-	w := &wakes{c: c, channel: "prism_queue_" + strconv.FormatUint(h.Sum64(), 36), instance: crand.Text()}
+	w := &wakes{c: c, channel: "prism_" + strconv.FormatUint(h.Sum64(), 36), instance: crand.Text()}
 	w.ctx, w.end = context.WithCancel(c.base)
 	return w
 }
 
 // ring wakes those who wait for n tasks that anybody can lease now.
-func (w *wakes) ring(key queueKey, n int) {
+func (w *wakes) ring(key wakeKey, n int) {
 	w.bell.Ring(key, n)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.untold == nil {
-		w.untold = map[queueKey]int{}
+		w.untold = map[wakeKey]int{}
 	}
 	w.untold[key] += n
 	if !w.telling && w.c.enter() {
@@ -89,7 +89,7 @@ func (w *wakes) tell() {
 	}
 }
 
-func (w *wakes) notify(untold map[queueKey]int) error {
+func (w *wakes) notify(untold map[wakeKey]int) error {
 	texts := make([]string, 0, len(untold))
 	for key, n := range untold {
 		texts = append(texts, w.instance+" "+strconv.FormatUint(uint64(key), 36)+" "+strconv.Itoa(n))
@@ -164,6 +164,6 @@ func (w *wakes) heard(payload string) {
 	key, err := strconv.ParseUint(name, 36, 64)
 	n, wrong := strconv.Atoi(count)
 	if err == nil && wrong == nil && from != w.instance {
-		w.bell.Ring(queueKey(key), n)
+		w.bell.Ring(wakeKey(key), n)
 	}
 }

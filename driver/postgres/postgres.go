@@ -98,6 +98,7 @@ func open(cfg driver.Config) (driver.Conn, error) {
 	c.base, c.cancel = context.WithCancel(context.Background())
 	c.wakes = newWakes(c)
 	c.tasks = newQueueStatements(c.opts.Schema, c.wakes.channel)
+	p.pool.ConnConfig.DialFunc = dialing(c.base, p.pool.ConnConfig.DialFunc)
 	c.pool, err = pgxpool.NewWithConfig(c.base, p.pool) // dials nobody: it keeps no minimum of connections
 	if err != nil {
 		return nil, errs.Wrap(err, errs.InvalidConfiguration, "backend %q cannot be opened", cfg.Name)

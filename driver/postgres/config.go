@@ -24,7 +24,7 @@ const maxMessage = 256 << 20
 // options are the driver's own options.
 type options struct {
 	// MaxConnections is the most connections to the server, 1 to 1000. Who
-	// waits for tasks adds one, which all share, that hears of them.
+	// waits for tasks or records adds one, which all share, that hears of them.
 	MaxConnections int `json:"max_connections"`
 	// Flights is how many round trips one space may have under way for reads,
 	// and as many for writes; what comes meanwhile goes together in the next.

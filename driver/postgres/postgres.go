@@ -15,6 +15,15 @@
 // themselves can be lost (synchronous_commit=off, fsync=off, a failover to a
 // standby that lagged) can the numbers they had be given out again.
 //
+// Positions of a partition have no gaps and become visible in order: an append
+// takes the partition's advisory lock until it is committed, and the position
+// after the last record's. There is no counter to write: a row that changes with
+// each append would be slower than a lock, and grow with every one beside a long
+// transaction; a sequence would leave gaps, so that nobody knew how many records
+// wait or were deleted unread. Who deletes the last records of a partition by
+// hand has their positions given again. A topic whose row in prism_log_topic is
+// deleted is gone with its groups, and its records are removed.
+//
 // Connections are not made through PgBouncer in transaction mode: statements
 // are prepared once per connection and settings are sent at its start.
 package postgres
@@ -29,6 +38,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -55,6 +65,7 @@ type conn struct {
 	own  *statements // of prism_kv
 
 	tasks *queueStatements
+	logs  *logStatements
 
 	base   context.Context // ends when Close has waited long enough
 	cancel context.CancelFunc
@@ -62,14 +73,19 @@ type conn struct {
 
 	kvTables    tables
 	queueTables tables
+	logTables   tables
 	sweeping    sync.Once
-	wakes       *wakes // those who wait for tasks
+	retaining   sync.Once
+	wakes       *wakes // those who wait for tasks or records
+	members     groups.Members
 
 	mu      sync.Mutex // guards the fields below
+	closing bool
 	closed  bool
 	running sync.WaitGroup // flights and background work
 	spaces  map[spaceKey]*kv
 	queues  map[string]*queues // by namespace
+	topics  map[string]*log    // by namespace
 }
 
 // spaceKey is what makes two spaces the same.
@@ -90,14 +106,16 @@ func open(cfg driver.Config) (driver.Conn, error) {
 	}
 	c := &conn{
 		name: cfg.Name, where: p.where, opts: p.options, assert: p.asserts, cfg: cfg,
-		stop: make(chan struct{}), spaces: map[spaceKey]*kv{}, queues: map[string]*queues{},
+		stop: make(chan struct{}), spaces: map[spaceKey]*kv{}, queues: map[string]*queues{}, topics: map[string]*log{},
 	}
 	c.own = ownStatements(c.opts.Schema)
 	c.kvTables.mark, c.kvTables.version, c.kvTables.ddl = "prism_schema", 1, kvTables
 	c.queueTables.mark, c.queueTables.version, c.queueTables.ddl = "prism_queue_schema", 1, queueTables
+	c.logTables.mark, c.logTables.version, c.logTables.ddl = "prism_log_schema", 1, logTables
 	c.base, c.cancel = context.WithCancel(context.Background())
 	c.wakes = newWakes(c)
 	c.tasks = newQueueStatements(c.opts.Schema, c.wakes.channel)
+	c.logs = newLogStatements(c.opts.Schema)
 	p.pool.ConnConfig.DialFunc = dialing(c.base, p.pool.ConnConfig.DialFunc)
 	c.pool, err = pgxpool.NewWithConfig(c.base, p.pool) // dials nobody: it keeps no minimum of connections
 	if err != nil {
@@ -120,8 +138,9 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	}
 	if c.queues[s.Namespace] == nil {
 		c.queues[s.Namespace] = newQueues(c, s.Namespace)
+		c.topics[s.Namespace] = newLog(c, s.Namespace)
 	}
-	return driver.Backend{KV: c.spaces[k], Queue: c.queues[s.Namespace], Extent: c.extent(k)}, nil
+	return driver.Backend{KV: c.spaces[k], Log: c.topics[s.Namespace], Queue: c.queues[s.Namespace], Extent: c.extent(k)}, nil
 }
 
 func (c *conn) extent(k spaceKey) driver.Extent {
@@ -156,15 +175,20 @@ func (c *conn) flight() (context.Context, context.CancelFunc, *pgxpool.Conn, err
 	return ctx, cancel, pc, err
 }
 
-// Close ends the connection; operations under way get a moment to finish.
+// Close ends the connection; members leave their groups, and operations under
+// way get a moment to finish.
 func (c *conn) Close() error {
 	c.mu.Lock()
-	already := c.closed
-	c.closed = true
+	already := c.closing
+	c.closing = true
 	c.mu.Unlock()
 	if already {
 		return nil
 	}
+	c.members.Close()
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
 	close(c.stop)
 	c.wakes.end()
 	late := time.AfterFunc(closeGrace, c.cancel)

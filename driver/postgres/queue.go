@@ -104,11 +104,14 @@ func newEnqueueJob(queue string, tasks []driver.Task) (*enqueueJob, int) {
 // checkID refuses what PostgreSQL cannot hold, so that one caller's ID never
 // fails a statement that others share.
 func checkID(id string) error {
-	if len(id) > driver.MaxRecordID || strings.IndexByte(id, 0) >= 0 || !utf8.ValidString(id) {
+	if len(id) > driver.MaxRecordID || !isText(id) {
 		return errs.Invalid(errs.Field{Path: "id", Text: "is more than 64 bytes, or no text"})
 	}
 	return nil
 }
+
+// isText reports whether PostgreSQL can hold a text.
+func isText(s string) bool { return strings.IndexByte(s, 0) < 0 && utf8.ValidString(s) }
 
 // usable returns why a call cannot begin, nil if it can.
 func (q *queues) usable(ctx context.Context, queue string) error {

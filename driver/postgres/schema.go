@@ -81,6 +81,9 @@ func (c *conn) ensure(ctx context.Context, pc *pgx.Conn, t *tables) error {
 	}
 	t.ready.Store(true)
 	c.sweeping.Do(c.startSweeping)
+	if t == &c.logTables {
+		c.retaining.Do(c.startRetaining)
+	}
 	return nil
 }
 

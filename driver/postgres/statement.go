@@ -44,6 +44,32 @@ const (
 	pTokens
 	pExtends
 	pCounts
+	pName
+	pPartition
+	pAge // microseconds
+	pConsumed
+	pDedup // microseconds
+	pTopic
+	pTopics
+	pPartitions
+	pHeads
+	pSizes
+	pRecordKeys
+	pTexts
+	pStart
+	pTime
+	pFroms
+	pLimits
+	pMosts
+	pGroup
+	pMember
+	pGroups
+	pOwners
+	pClaims
+	pNumbers
+	pNexts
+	pNotes
+	pReleases
 	parameters // how many there are
 )
 
@@ -79,6 +105,33 @@ var parameterTypes = [parameters]struct{ name, kind string }{
 	pTokens:     {"tokens", "bytea[]"},
 	pExtends:    {"extends", "int8[]"},
 	pCounts:     {"counts", "int8[]"},
+
+	pName:       {"name", "text"},
+	pPartition:  {"partition", "int8"},
+	pAge:        {"age", "int8"},
+	pConsumed:   {"consumed", "int8"},
+	pDedup:      {"dedup", "int8"},
+	pTopic:      {"topic", "int8"},
+	pTopics:     {"topics", "int8[]"},
+	pPartitions: {"partitions", "int8[]"},
+	pHeads:      {"heads", "int8[]"},
+	pSizes:      {"sizes", "int8[]"},
+	pRecordKeys: {"recordkeys", "bytea[]"},
+	pTexts:      {"texts", "text[]"},
+	pStart:      {"start", "int8"},
+	pTime:       {"time", "timestamptz"},
+	pFroms:      {"froms", "int8[]"},
+	pLimits:     {"limits", "int8[]"},
+	pMosts:      {"mosts", "int8[]"},
+	pGroup:      {"group", "int8"},
+	pMember:     {"member", "text"},
+	pGroups:     {"groups", "int8[]"},
+	pOwners:     {"owners", "text[]"},
+	pClaims:     {"claims", "int8[]"},
+	pNumbers:    {"numbers", "int8[]"},
+	pNexts:      {"nexts", "int8[]"},
+	pNotes:      {"notes", "text[]"},
+	pReleases:   {"releases", "int8[]"},
 }
 
 // values are the parameters of one execution, in binary form.

@@ -62,7 +62,13 @@ func (c *conn) sweep() (more bool, err error) {
 	for _, t := range []struct {
 		of            *tables
 		table, column string
-	}{{&c.kvTables, "prism_kv", "expires_at"}, {&c.kvTables, "prism_once", "kept_until"}, {&c.queueTables, "prism_queue_id", "kept_until"}} {
+	}{
+		{&c.kvTables, "prism_kv", "expires_at"},
+		{&c.kvTables, "prism_once", "kept_until"},
+		{&c.queueTables, "prism_queue_id", "kept_until"},
+		{&c.logTables, "prism_log_id", "kept_until"},
+		{&c.logTables, "prism_log_member", "until"},
+	} {
 		if !t.of.ready.Load() {
 			continue
 		}

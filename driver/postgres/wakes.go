@@ -13,12 +13,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/driver/wrap"
 )
 
-// wakes wakes those who wait for tasks: in this process at once, in others
+// wakes wakes those who wait for tasks or records, or for a change in a group: in this process at once, in others
 // through LISTEN and NOTIFY. Commits that notify take turns in the whole server,
-// so that tasks are never enqueued by one: a notification follows the commit, and
+// so that nothing is ever enqueued or appended by one: a notification follows the commit, and
 // while it is under way, what else there is to tell gathers for the next. One
 // that is lost costs those who wait the time to their next poll.
 type wakes struct {
@@ -34,16 +35,25 @@ type wakes struct {
 
 	mu      sync.Mutex // guards what follows
 	untold  map[wakeKey]int
+	logs    map[wakeKey]*groups.Bell // of topics and groups
 	telling bool
 }
 
-// A wakeKey is a hash of the names of a namespace and a queue. Where two have
-// the same, some are woken for nothing.
+// A wakeKey is a hash of the names of a namespace and a queue, a topic, or a topic
+// and a group. Where two have the same, some are woken for nothing.
 type wakeKey uint64
 
-func keyOf(namespace, queue string) wakeKey {
+func keyOf(namespace, queue string) wakeKey    { return hashOf(namespace, queue) }
+func topicKey(namespace, topic string) wakeKey { return hashOf(namespace, topic, "topic") }
+func groupKey(namespace, topic, group string) wakeKey {
+	return hashOf(namespace, topic, "group", group)
+}
+
+func hashOf(names ...string) wakeKey {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(namespace + "\x00" + queue))
+	for _, name := range names {
+		_, _ = h.Write([]byte(name + "\x00"))
+	}
 	return wakeKey(h.Sum64())
 }
 
@@ -55,9 +65,45 @@ func newWakes(c *conn) *wakes {
 	return w
 }
 
-// ring wakes those who wait for n tasks that anybody can lease now.
-func (w *wakes) ring(key wakeKey, n int) {
+// logBell returns the bell of a topic or of a group, the same one for all.
+func (w *wakes) logBell(key wakeKey) *groups.Bell {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.logs == nil {
+		w.logs = map[wakeKey]*groups.Bell{}
+	}
+	if w.logs[key] == nil {
+		w.logs[key] = new(groups.Bell)
+	}
+	return w.logs[key]
+}
+
+// here wakes those of this connection.
+func (w *wakes) here(key wakeKey, n int) {
+	w.mu.Lock()
+	b := w.logs[key]
+	w.mu.Unlock()
+	if b != nil {
+		b.Ring()
+		return
+	}
 	w.bell.Ring(key, n)
+}
+
+// everybody wakes all of this connection.
+func (w *wakes) everybody() {
+	w.bell.RingAll()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.logs {
+		b.Ring()
+	}
+}
+
+// ring wakes those who wait for n tasks that anybody can lease now, or for
+// records or a change.
+func (w *wakes) ring(key wakeKey, n int) {
+	w.here(key, n)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.untold == nil {
@@ -84,7 +130,7 @@ func (w *wakes) tell() {
 		}
 		w.mu.Unlock()
 		if err := w.notify(untold); err != nil {
-			w.c.cfg.Logger().Debug("others were not told of tasks", slog.String("backend", w.c.name), slog.Any("error", err))
+			w.c.cfg.Logger().Debug("others were not told of what has come", slog.String("backend", w.c.name), slog.Any("error", err))
 		}
 	}
 }
@@ -115,7 +161,7 @@ func (w *wakes) hear() {
 			defer w.c.leave()
 			for w.ctx.Err() == nil {
 				if err := w.listen(w.ctx); err != nil && w.ctx.Err() == nil {
-					w.c.cfg.Logger().Debug("nothing is heard of tasks of others", slog.String("backend", w.c.name), slog.Any("error", err))
+					w.c.cfg.Logger().Debug("nothing is heard of what comes through others", slog.String("backend", w.c.name), slog.Any("error", err))
 				}
 				select {
 				case <-w.ctx.Done():
@@ -136,7 +182,7 @@ func (w *wakes) listen(ctx context.Context) error {
 	if _, err := ask(ctx, pc, `LISTEN `+quote(w.channel)); err != nil {
 		return err
 	}
-	w.bell.RingAll() // for what was told before
+	w.everybody() // for what was told before
 	for {
 		n, err := pc.WaitForNotification(ctx)
 		if err != nil {
@@ -164,6 +210,6 @@ func (w *wakes) heard(payload string) {
 	key, err := strconv.ParseUint(name, 36, 64)
 	n, wrong := strconv.Atoi(count)
 	if err == nil && wrong == nil && from != w.instance {
-		w.bell.Ring(wakeKey(key), n)
+		w.here(wakeKey(key), n)
 	}
 }

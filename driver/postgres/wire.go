@@ -239,7 +239,35 @@ func readTime(b []byte) (time.Time, error) {
 	return epoch.Add(time.Duration(n) * time.Microsecond), nil
 }
 
-// arrayValue encodes n elements of one dimension; element appends the i-th.
+// timeValue rounds up: what is not older than a time is not older than this.
+func timeValue(t time.Time) []byte {
+	d := t.Sub(epoch)
+	n := d.Microseconds()
+	if d%time.Microsecond > 0 {
+		n++
+	}
+	return int8Value(n)
+}
+
+// readInt8s reads an array of one dimension without NULLs.
+func readInt8s(b []byte) ([]int64, error) {
+	const head, each = 20, 12
+	if len(b) < head {
+		return nil, fmt.Errorf("an array of %d bytes", len(b))
+	}
+	n := (len(b) - head) / each
+	all := make([]int64, n)
+	for i := range all {
+		all[i] = int64(binary.BigEndian.Uint64(b[head+i*each+4:]))
+	}
+	if len(b) != head+n*each {
+		return nil, fmt.Errorf("an array of %d bytes has %d numbers", len(b), n)
+	}
+	return all, nil
+}
+
+// arrayValue encodes n elements of one dimension; element appends the i-th, or
+// returns nil for a NULL.
 func arrayValue(oid uint32, n, size int, element func(to []byte, i int) []byte) []byte {
 	b := make([]byte, 0, 20+4*n+size)
 	for _, v := range []uint32{1, 0, oid, uint32(n), 1} {
@@ -247,7 +275,13 @@ func arrayValue(oid uint32, n, size int, element func(to []byte, i int) []byte) 
 	}
 	for i := range n {
 		at := len(b)
-		b = element(append(b, 0, 0, 0, 0), i)
+		with := element(append(b, 0, 0, 0, 0), i)
+		if with == nil {
+			b = binary.BigEndian.AppendUint32(b, 1<<32-1)
+			b[7] = 1 // there are NULLs
+			continue
+		}
+		b = with
 		binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
 	}
 	return b

@@ -1,6 +1,10 @@
 package postgres
 
-import "github.com/prismgw/prism/driver"
+import (
+	"time"
+
+	"github.com/prismgw/prism/driver"
+)
 
 // QueueSQL returns the statements of queues in a schema.
 func QueueSQL(schema string) (lease, done, change, browse string) {
@@ -10,6 +14,22 @@ func QueueSQL(schema string) (lease, done, change, browse string) {
 
 // Channel returns the channel on which a connection tells of tasks.
 func Channel(c driver.Conn) string { return c.(*conn).wakes.channel }
+
+// Poll sets how often those look who wait for records.
+func Poll(c driver.Conn, every time.Duration) { c.(*conn).wakes.poll = every }
+
+// LogSQL returns the statements of Log in a schema.
+func LogSQL(schema string) map[string]string {
+	st := newLogStatements(schema)
+	return map[string]string{
+		"append": st.append.sql, "read": st.read.sql, "since": st.since.sql, "fetch": st.fetch.sql, "begin": st.begin.sql, "stat": st.stat.sql,
+		"beat": st.beat.sql, "take": st.take.sql, "commit": st.commit.sql, "leave": st.leave.sql,
+		"retain": st.retain.sql, "shrink": st.shrink.sql, "orphan": st.orphan.sql,
+	}
+}
+
+// LogAppendBody returns the text of the function that appends.
+func LogAppendBody(schema string) string { return logWords(schema).Replace(appendBody) }
 
 // RuntimeParams returns the settings that connections start with.
 func RuntimeParams() map[string]string { return runtimeParams(defaultOptions()) }

@@ -3,7 +3,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -12,6 +11,10 @@ import (
 	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/errs"
 )
+
+// insertTries is how often an append is repeated that met rows which others
+// inserted without its lock.
+const insertTries = 3
 
 // An appendJob is a part of a call of Append.
 type appendJob struct {
@@ -190,10 +193,17 @@ func failAppend(job *appendJob, err error) {
 
 func (l *log) sendRecords(ctx context.Context, pc *pgx.Conn, all []added) error {
 	var places []int64
-	err := l.c.run(ctx, pc, &l.c.logTables, query{l.st.append, recordValues(all), func(columns [][]byte) (err error) {
+	send := query{l.st.append, recordValues(all), func(columns [][]byte) (err error) {
 		places, err = readInt8s(columns[0])
 		return err
-	}})
+	}}
+	err := l.c.run(ctx, pc, &l.c.logTables, send)
+	for range insertTries {
+		if !hasCode(err, "23505") { // somebody has inserted a row there by hand
+			break
+		}
+		err = l.c.run(ctx, pc, &l.c.logTables, send)
+	}
 	if err != nil {
 		return err
 	}
@@ -246,11 +256,13 @@ func recordValues(all []added) *values {
 
 // tellOfAppended wakes those who wait for records of these topics.
 func (l *log) tellOfAppended(all []added) {
-	var told []*topic
+	come := map[string]int{}
 	for _, a := range all {
-		if t := a.job.topic; a.result().Err == nil && !a.result().Duplicate && !slices.Contains(told, t) {
-			told = append(told, t)
-			l.c.wakes.ring(topicKey(l.namespace, t.spec.Name), 1)
+		if r := a.result(); r.Err == nil && !r.Duplicate {
+			come[a.job.topic.spec.Name]++
 		}
+	}
+	for name, n := range come {
+		l.c.wakes.ring(topicKey(l.namespace, name), n)
 	}
 }

@@ -248,7 +248,7 @@ UPDATE {claim} c SET owner = '' WHERE c.number = @group AND c.owner = @member`)
 
 func (st *logStatements) addRetention(of func(string) *statement) {
 	st.retain = of(`WITH ` + logTurn + `, rule AS MATERIALIZED (SELECT p.*, CASE WHEN t.max_age > 0 THEN clock_timestamp() - t.max_age` + micro + ` ELSE '-infinity' END AS before,
-	CASE WHEN t.until_consumed THEN (SELECT min(c.next) FROM {group} g JOIN {claim} c ON c.number = g.number AND c.partition = p.partition WHERE g.topic = t.number) END AS below
+	CASE WHEN t.until_consumed THEN (SELECT min((SELECT c.next FROM {claim} c WHERE c.number = g.number AND c.partition = p.partition)) FROM {group} g WHERE g.topic = t.number) END AS below
 	FROM turn x, {topic} t JOIN {partition} p ON p.topic = t.number WHERE x.mine AND (t.max_age > 0 OR t.until_consumed)),
 due AS MATERIALIZED (SELECT d.* FROM rule p
 	CROSS JOIN LATERAL (SELECT f.position FROM (SELECT r.position, r.at FROM {oldest} 1) f WHERE f.at < p.before OR f.position < p.below OFFSET 0) f
@@ -261,7 +261,7 @@ due AS MATERIALIZED (SELECT d.* FROM rule p
 	st.shrink = of(`WITH ` + logTurn + `, large AS MATERIALIZED (SELECT t.number AS topic, (sum(b.bytes) - t.max_bytes)::int8 AS excess, greatest(10, {rows} / count(*)) AS rows
 	FROM turn x, {topic} t JOIN {partition} p ON p.topic = t.number
 	CROSS JOIN LATERAL (SELECT (SELECT r.total FROM {record} r WHERE r.topic = p.topic AND r.partition = p.partition AND r.position >= p.first ORDER BY r.position DESC LIMIT 1)
-		- (SELECT r.total - r.size FROM {oldest} 1) AS bytes) b
+		- (SELECT r.total - r.size FROM {oldest} 1) AS bytes OFFSET 0) b
 	WHERE x.mine AND t.max_bytes > 0 GROUP BY t.number, t.max_bytes HAVING sum(b.bytes) > t.max_bytes LIMIT 16),
 listed AS MATERIALIZED (SELECT d.*, l.excess, count(*) OVER (PARTITION BY d.topic, d.partition) = l.rows AS more FROM large l JOIN {partition} p ON p.topic = l.topic
 	CROSS JOIN LATERAL (SELECT r.topic, r.partition, r.position, r.at, r.size FROM {oldest} l.rows) d),

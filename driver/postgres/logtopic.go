@@ -147,7 +147,7 @@ func arrive(f *groups.Found, c *groups.Cursor, columns [][]byte) error {
 // once, those of others as soon as they are heard of, and at the latest when
 // somebody looks.
 func (t *topic) Wait(ctx context.Context, _ []groups.Cursor, mark uint64) error {
-	timer := time.NewTimer(pollEvery)
+	timer := time.NewTimer(t.log.c.wakes.poll)
 	defer timer.Stop()
 	select {
 	case <-t.appended.After(mark):

@@ -192,6 +192,20 @@ func TestOnOneServer(t *testing.T) {
 		"queue-notify":      queueNotifies,
 		"queue-listen":      queueListensAgain,
 		"queue-woken":       queueWokenByOthers,
+		"log-tables":        logTablesByThemselves,
+		"log-refused":       logRefusesAlone,
+		"log-late":          logLateCommit,
+		"log-late-sequence": logLateSequence,
+		"log-by-hand":       logByHand,
+		"log-deleted":       logDeletedTopic,
+		"log-times":         logTimesDoNotGoBack,
+		"log-ids":           logIDsAreForgotten,
+		"log-commits":       logCommitsInOrder,
+		"log-bytes":         logOldestFirst,
+		"log-plans":         logPlans,
+		"log-notify":        logNotifies,
+		"log-listen":        logListensAgain,
+		"log-poll":          logPolls,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -264,6 +264,24 @@ func queueIDsAreForgotten(f *fixture) {
 	f.await("removal of the IDs", func() bool { return f.number(c, "SELECT count(*) FROM "+f.schema()+".prism_queue_id") == 1 })
 }
 
+// heard returns how many notifications tell of so much.
+func (f *fixture) heard(c *pgx.Conn, want int) (times int) {
+	f.Helper()
+	for sum := 0; sum < want; times++ {
+		n, err := c.WaitForNotification(f.ctx)
+		if err != nil {
+			f.Fatal(err)
+		}
+		fields := strings.Fields(n.Payload)
+		count, err := strconv.Atoi(fields[len(fields)-1])
+		if err != nil {
+			f.Fatalf("%q: %v", n.Payload, err)
+		}
+		sum += count
+	}
+	return times
+}
+
 // queueNotifies hears what is told of tasks: never more often than there are
 // calls, and of every task.
 func queueNotifies(f *fixture) {
@@ -272,23 +290,8 @@ func queueNotifies(f *fixture) {
 	f.enqueue(q, driver.Task{Priority: 1})
 	c := f.direct()
 	f.exec(c, "LISTEN "+postgres.Channel(conn))
-	heard := func(want int) (times int) {
-		for sum := 0; sum < want; times++ {
-			n, err := c.WaitForNotification(f.ctx)
-			if err != nil {
-				f.Fatal(err)
-			}
-			fields := strings.Fields(n.Payload)
-			count, err := strconv.Atoi(fields[len(fields)-1])
-			if err != nil {
-				f.Fatalf("%q: %v", n.Payload, err)
-			}
-			sum += count
-		}
-		return times
-	}
 	f.enqueue(q, make1000()...)
-	if n := heard(1000); n != 1 {
+	if n := f.heard(c, 1000); n != 1 {
 		f.Errorf("%d notifications of one call", n)
 	}
 	const calls = 64
@@ -297,7 +300,7 @@ func queueNotifies(f *fixture) {
 		wg.Go(func() { f.enqueue(q, driver.Task{Priority: 1}) })
 	}
 	wg.Wait()
-	if n := heard(calls); n > calls {
+	if n := f.heard(c, calls); n > calls {
 		f.Errorf("%d notifications of %d calls", n, calls)
 	} else {
 		f.Logf("%d notifications of %d calls at once", n, calls)

@@ -27,6 +27,7 @@ type wakes struct {
 	channel  string // of notifications
 	instance string // what tells ours from others'
 	bell     wrap.Bell[wakeKey]
+	poll     time.Duration // how often those look who wait for records
 
 	ctx context.Context // in which is heard what others tell
 	end context.CancelFunc
@@ -60,7 +61,7 @@ func hashOf(names ...string) wakeKey {
 func newWakes(c *conn) *wakes {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(c.opts.Schema)) // of which a database may have several
-	w := &wakes{c: c, channel: "prism_" + strconv.FormatUint(h.Sum64(), 36), instance: crand.Text()}
+	w := &wakes{c: c, channel: "prism_" + strconv.FormatUint(h.Sum64(), 36), instance: crand.Text(), poll: pollEvery}
 	w.ctx, w.end = context.WithCancel(c.base)
 	return w
 }

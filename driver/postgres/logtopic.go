@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -112,18 +111,24 @@ func (t *topic) Fetch(ctx context.Context, cursors []groups.Cursor, found []grou
 	}
 	args := t.args()
 	args[pPartitions], args[pFroms], args[pLimits], args[pMosts] = int8Array(partitions), int8Array(froms), int8Array(limits), int8Array(mosts)
-	all, err := ask1(ctx, t.log.c, &t.log.c.logTables, query{t.log.st.fetch, args, nil}, func(all *[]groups.Found, columns [][]byte) error {
-		if *all == nil {
-			*all = make([]groups.Found, n)
+	type answer struct {
+		found []groups.Found
+		gone  bool
+	}
+	a, err := ask1(ctx, t.log.c, &t.log.c.logTables, query{t.log.st.fetch, args, nil}, func(a *answer, columns [][]byte) error {
+		if a.found == nil {
+			a.found = make([]groups.Found, n)
 		}
 		place, err := readInt8(columns[0])
-		if err != nil || columns[1] == nil {
-			return cmp.Or(err, error(errs.TopicNotFound))
+		if a.gone = a.gone || columns[1] == nil; err != nil || a.gone {
+			return err
 		}
-		i := int(place) - 1
-		return arrive(&(*all)[i], &cursors[i], columns[1:])
+		return arrive(&a.found[place-1], &cursors[place-1], columns[1:])
 	})
-	copy(found, all)
+	if err == nil && a.gone {
+		return mark, errs.TopicNotFound
+	}
+	copy(found, a.found)
 	return mark, err
 }
 

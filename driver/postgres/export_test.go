@@ -28,6 +28,9 @@ func LogSQL(schema string) map[string]string {
 	}
 }
 
+// LogAppendArgs are the arguments of the function that appends.
+const LogAppendArgs = appendArgs
+
 // LogAppendBody returns the text of the function that appends.
 func LogAppendBody(schema string) string { return logWords(schema).Replace(appendBody) }
 

@@ -126,7 +126,7 @@ func (f *fixture) comes(m driver.Member, want ...string) {
 
 // byHand is a call of the function that appends, as anybody can make it.
 func (f *fixture) byHand(number int64, value string) string {
-	return fmt.Sprintf(`SELECT %s.prism_log_append(ARRAY[%d], ARRAY[0], ARRAY[1], ARRAY[70], ARRAY[''], ARRAY[NULL]::bytea[], ARRAY[''], ARRAY['%s']::bytea[])`, f.schema(), number, value)
+	return fmt.Sprintf(`SELECT %s.prism_log_append(ARRAY[%d], ARRAY[0], ARRAY[0], ARRAY[1], ARRAY[1], ARRAY[70], ARRAY[70], ARRAY[''], ARRAY[NULL]::bytea[], ARRAY[''], ARRAY['%s']::bytea[])`, f.schema(), number, value)
 }
 
 // topicNumber is the number of the one topic.
@@ -251,9 +251,9 @@ func logLateCommit(f *fixture) {
 	for i, spoil := range []string{"", "no lock"} {
 		if i > 0 {
 			f.exec(f.direct(), "DROP SCHEMA "+f.schema()+" CASCADE")
-			lock, body, _ := strings.Cut(postgres.LogAppendBody(f.schema()), "SELECT array_agg(")
-			begin, _, _ := strings.Cut(lock, "PERFORM")
-			spoil = f.appendFunction(begin + "SELECT array_agg(" + body)
+			begin, rest, _ := strings.Cut(postgres.LogAppendBody(f.schema()), "PERFORM pg_advisory_xact_lock")
+			_, body, _ := strings.Cut(rest, ";")
+			spoil = f.appendFunction(begin + body)
 		}
 		conn := f.open(f.config())
 		t := f.plain(conn)
@@ -280,8 +280,7 @@ func logLateSequence(f *fixture) {
 
 // appendFunction replaces the function that appends.
 func (f *fixture) appendFunction(body string) string {
-	return fmt.Sprintf(`CREATE OR REPLACE FUNCTION %s.prism_log_append(topics integer[], partitions integer[], heads integer[], sizes integer[], ids text[], keys bytea[], texts text[], vals bytea[])
-		RETURNS bigint[] LANGUAGE plpgsql AS $body$%s$body$`, f.schema(), body)
+	return fmt.Sprintf(`CREATE OR REPLACE FUNCTION %s.prism_log_append(%s) RETURNS bigint[] LANGUAGE plpgsql AS $body$%s$body$`, f.schema(), postgres.LogAppendArgs, body)
 }
 
 // logByHand reads with SQL what was appended, and reads what SQL has appended and

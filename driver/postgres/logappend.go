@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -223,27 +224,35 @@ func (l *log) sendRecords(ctx context.Context, pc *pgx.Conn, all []added) error 
 	return nil
 }
 
-// recordValues are the parameters of the append statement: the partitions, and
-// the records with the number, from 1, of each one's partition.
+// A head is a partition as a flight of appends sends it.
+type head struct {
+	number, window int64 // the number from 1
+	records, bytes int64
+}
+
+// recordValues are the parameters of the append statement: the partitions in
+// their order, and the records with the number of each one's partition.
 func recordValues(all []added) *values {
 	n, size := len(all), 0
-	var places []place
-	numbers := map[place]int64{}
-	heads, sizes, ids, texts := make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
+	heads, order := headsOf(all)
+	numbers, nths, sums, sizes := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
+	ids, texts := make([]string, n), make([]string, n)
 	for i, a := range all {
-		at, r := a.place(), a.row()
-		if numbers[at] == 0 {
-			places = append(places, at)
-			numbers[at] = int64(len(places))
-		}
-		heads[i], sizes[i], ids[i], texts[i] = numbers[at], int64(r.size), r.id, r.headers
+		h, r := heads[a.place()], a.row()
+		h.records++
+		h.bytes += int64(r.size)
+		numbers[i], nths[i], sums[i], sizes[i] = h.number, h.records, h.bytes, int64(r.size)
+		ids[i], texts[i] = r.id, r.headers
 		size += len(r.value)
 	}
-	topics, partitions := make([]int64, len(places)), make([]int64, len(places))
-	for i, at := range places {
-		topics[i], partitions[i] = at.topic, int64(at.partition)
+	topics, partitions, windows := make([]int64, len(order)), make([]int64, len(order)), make([]int64, len(order))
+	for i, at := range order {
+		topics[i], partitions[i], windows[i] = at.topic, int64(at.partition), heads[at].window
 	}
-	v := &values{pTopics: int8Array(topics), pPartitions: int8Array(partitions), pHeads: int8Array(heads), pSizes: int8Array(sizes), pIDs: textArray(ids), pTexts: textArray(texts)}
+	v := &values{
+		pTopics: int8Array(topics), pPartitions: int8Array(partitions), pWindows: int8Array(windows),
+		pHeads: int8Array(numbers), pNths: int8Array(nths), pSums: int8Array(sums), pSizes: int8Array(sizes), pIDs: textArray(ids), pTexts: textArray(texts),
+	}
 	v[pRecordKeys] = arrayValue(oidBytea, n, 0, func(to []byte, i int) []byte {
 		if key := all[i].row().key; key != nil {
 			return append(to, key...)
@@ -252,6 +261,24 @@ func recordValues(all []added) *values {
 	})
 	v[pValues] = arrayValue(oidBytea, n, size, func(to []byte, i int) []byte { return append(to, all[i].row().value...) })
 	return v
+}
+
+// headsOf returns the partitions of records, and their order.
+func headsOf(all []added) (heads map[place]*head, order []place) {
+	heads = make(map[place]*head, 1)
+	for _, a := range all {
+		if at := a.place(); heads[at] == nil {
+			heads[at] = &head{window: micros(a.job.topic.spec.Dedup)}
+			order = append(order, at)
+		}
+	}
+	slices.SortFunc(order, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition))
+	})
+	for i, at := range order {
+		heads[at].number = int64(i + 1)
+	}
+	return heads, order
 }
 
 // tellOfAppended wakes those who wait for records of these topics.

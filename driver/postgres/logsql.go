@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"hash/fnv"
 	"strconv"
 	"strings"
 
@@ -37,61 +38,73 @@ func logTables(schema string) []string {
 			`name text COLLATE "C" NOT NULL, until timestamptz NOT NULL, PRIMARY KEY (number, id))` + busy,
 		`CREATE OR REPLACE VIEW ` + quote(schema) + `.prism_log AS SELECT t.namespace, t.topic, r.partition, r.position, r.at, r.id, r.key, r.headers, r.value ` +
 			`FROM ` + s + `topic t JOIN ` + s + `record r ON r.topic = t.number`,
-		`CREATE OR REPLACE FUNCTION ` + s + `append(topics integer[], partitions integer[], heads integer[], sizes integer[], ids text[], keys bytea[], texts text[], vals bytea[]) ` +
-			`RETURNS bigint[] LANGUAGE plpgsql AS ` + literal(words.Replace(appendBody)),
+		`CREATE OR REPLACE FUNCTION ` + s + `append(` + appendArgs + `) RETURNS bigint[] LANGUAGE plpgsql AS ` + literal(words.Replace(appendBody)),
 		`CREATE OR REPLACE FUNCTION ` + s + `since(which integer, part integer, moment timestamptz) RETURNS bigint LANGUAGE plpgsql STABLE AS ` +
 			literal(words.Replace(sinceBody)),
 	}
 }
 
-// appendBody appends records to the partitions that topics and partitions name
-// together, heads telling which of them is a record's. It returns the position
-// of each, negative for a duplicate, 0 where there is no such partition.
+// appendArgs are the arguments of the function that appends, appendBody its
+// text. It appends records to the partitions that topics and partitions name
+// together, in this order, whose topics remember IDs for as many microseconds as
+// windows say. heads tell which of the partitions, from 1, is a record's, nths
+// which of its records it is, and sums how large these are together. It returns
+// the position of each record, negative for a duplicate, 0 where there is no such
+// partition.
 //
 // It is a function so that one message brings all of it: the locks are not held
 // while the rest of a client's message is on its way. They make appends of a
 // partition take turns until they are committed; each statement here sees what
 // the appends before have committed, so that positions follow each other without
-// gaps and become visible in order. Locks are taken in their order, so that
-// nobody waits for each other in a circle.
-const appendBody = `
+// gaps and become visible in order. Who names the partitions in their order
+// waits for nobody in a circle.
+const (
+	appendArgs = `topics bigint[], partitions bigint[], windows bigint[], heads bigint[], nths bigint[], sums bigint[], sizes bigint[], ids text[], keys bytea[], texts text[], vals bytea[]`
+
+	appendBody = `
 DECLARE
-	lasts bigint[]; -- of the partitions: the last position, -1 where there is no such partition
-	sums bigint[];
-	times timestamptz[];
-	windows bigint[];
+	begins bigint;
+	head record;
+	lasts bigint[] = array_fill(-1::bigint, ARRAY[cardinality(topics)]); -- of the partitions, which are not there
+	bytes bigint[] = array_fill(0::bigint, ARRAY[cardinality(topics)]);
+	times timestamptz[] = array_fill(clock_timestamp(), ARRAY[cardinality(topics)]);
 	places bigint[]; -- of the records
 	totals bigint[];
 BEGIN
-	PERFORM pg_advisory_xact_lock(l.key) FROM (SELECT DISTINCT hashtextextended({lock}, (d.topic::bigint << 10) | d.partition) AS key
-		FROM unnest(topics, partitions) d(topic, partition) ORDER BY 1) l;
-	SELECT array_agg(CASE WHEN p.first IS NULL THEN -1 ELSE greatest(p.first - 1, r.position) END ORDER BY d.n), array_agg(coalesce(r.total, 0) ORDER BY d.n),
-		array_agg(greatest(clock_timestamp(), r.at) ORDER BY d.n), array_agg(coalesce(t.dedup, 0) ORDER BY d.n)
-		INTO lasts, sums, times, windows
-		FROM unnest(topics, partitions) WITH ORDINALITY d(topic, partition, n)
-		LEFT JOIN {topic} t ON t.number = d.topic
-		LEFT JOIN {partition} p ON p.topic = d.topic AND p.partition = d.partition
-		LEFT JOIN LATERAL (SELECT r.position, r.total, r.at FROM {record} r
-			WHERE r.topic = d.topic AND r.partition = d.partition AND r.position >= p.first ORDER BY r.position DESC LIMIT 1) r ON true;
-	SELECT array_agg(CASE WHEN lasts[x.head] < 0 THEN 0 WHEN x.seen IS NOT NULL THEN -x.seen ELSE lasts[x.head] + x.nth END ORDER BY x.place),
-		array_agg(sums[x.head] + coalesce(x.sum, 0) ORDER BY x.place)
-		INTO places, totals
-		FROM (SELECT u.place, u.head, k.position AS seen, count(*) FILTER (WHERE k.position IS NULL) OVER w AS nth, sum(u.size) FILTER (WHERE k.position IS NULL) OVER w AS sum
-			FROM unnest(heads, sizes, ids) WITH ORDINALITY u(head, size, id, place)
-			LEFT JOIN LATERAL (SELECT k.position FROM {id} k WHERE windows[u.head] > 0 AND u.id <> ''
-				AND k.topic = topics[u.head] AND k.partition = partitions[u.head] AND k.id = u.id AND k.kept_until > clock_timestamp() OFFSET 0) k ON true
-			WINDOW w AS (PARTITION BY u.head ORDER BY u.place ROWS UNBOUNDED PRECEDING)) x;
+	FOR n IN 1 .. cardinality(topics) LOOP
+		PERFORM pg_advisory_xact_lock({lock} + (topics[n] << 10) + partitions[n]);
+		SELECT p.first INTO begins FROM {partition} p WHERE p.topic = topics[n] AND p.partition = partitions[n];
+		CONTINUE WHEN begins IS NULL;
+		SELECT r.position, r.total, r.at INTO head FROM {record} r
+			WHERE r.topic = topics[n] AND r.partition = partitions[n] AND r.position >= begins ORDER BY r.position DESC LIMIT 1;
+		lasts[n] := coalesce(head.position, begins - 1);
+		bytes[n] := coalesce(head.total, 0);
+		times[n] := greatest(clock_timestamp(), head.at);
+	END LOOP;
+	IF 0 < ANY (windows) THEN
+		SELECT array_agg(CASE WHEN lasts[x.head] < 0 THEN 0 WHEN x.seen IS NOT NULL THEN -x.seen ELSE lasts[x.head] + x.nth END ORDER BY x.place),
+			array_agg(bytes[x.head] + coalesce(x.sum, 0) ORDER BY x.place) INTO places, totals
+			FROM (SELECT u.place, u.head, k.position AS seen, count(*) FILTER (WHERE k.position IS NULL) OVER w AS nth, (sum(u.size) FILTER (WHERE k.position IS NULL) OVER w)::bigint AS sum
+				FROM unnest(heads, sizes, ids) WITH ORDINALITY u(head, size, id, place)
+				LEFT JOIN LATERAL (SELECT k.position FROM {id} k WHERE windows[u.head] > 0 AND u.id <> ''
+					AND k.topic = topics[u.head] AND k.partition = partitions[u.head] AND k.id = u.id AND k.kept_until > clock_timestamp() OFFSET 0) k ON true
+				WINDOW w AS (PARTITION BY u.head ORDER BY u.place ROWS UNBOUNDED PRECEDING)) x;
+	ELSE
+		SELECT array_agg(CASE WHEN lasts[u.head] < 0 THEN 0 ELSE lasts[u.head] + u.nth END), array_agg(bytes[u.head] + u.sum) INTO places, totals
+			FROM unnest(heads, nths, sums) u(head, nth, sum);
+	END IF;
 	INSERT INTO {record} (topic, partition, position, at, total, size, id, key, headers, value)
-		SELECT topics[u.head], partitions[u.head], places[u.place], times[u.head], totals[u.place], u.size, u.id, u.key, u.headers, u.value
-		FROM unnest(heads, sizes, ids, keys, texts, vals) WITH ORDINALITY u(head, size, id, key, headers, value, place) WHERE places[u.place] > 0;
+		SELECT topics[u.head], partitions[u.head], u.place, times[u.head], u.total, u.size, u.id, u.key, u.headers, u.value
+		FROM unnest(heads, places, totals, sizes, ids, keys, texts, vals) u(head, place, total, size, id, key, headers, value) WHERE u.place > 0;
 	IF 0 < ANY (windows) THEN
 		INSERT INTO {id} AS k (topic, partition, id, position, kept_until)
-			SELECT topics[u.head], partitions[u.head], u.id, places[u.place], clock_timestamp() + windows[u.head] * interval '1 microsecond'
-			FROM unnest(heads, ids) WITH ORDINALITY u(head, id, place) WHERE places[u.place] > 0 AND windows[u.head] > 0 AND u.id <> ''
+			SELECT topics[u.head], partitions[u.head], u.id, u.place, clock_timestamp() + windows[u.head] * interval '1 microsecond'
+			FROM unnest(heads, places, ids) u(head, place, id) WHERE u.place > 0 AND windows[u.head] > 0 AND u.id <> ''
 			ON CONFLICT (topic, partition, id) DO UPDATE SET position = EXCLUDED.position, kept_until = EXCLUDED.kept_until;
 	END IF;
 	RETURN places;
 END`
+)
 
 // sinceBody looks for the first record that is not older than a moment, in half
 // of what is left each time: times of a partition never go back.
@@ -114,6 +127,15 @@ BEGIN
 	RETURN low;
 END`
 
+// lockBase is where the numbers of a schema's advisory locks begin, of which a
+// partition has one, and retention the one before. Other programs may use the
+// same ones: they wait for each other.
+func lockBase(schema string) int64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(schema))
+	return int64(h.Sum64()>>1) &^ (1<<42 - 1)
+}
+
 // logWords is what stands in the texts of Log for the tables' names, and for
 // what is often asked of a partition p.
 func logWords(schema string) *strings.Replacer {
@@ -125,7 +147,7 @@ func logWords(schema string) *strings.Replacer {
 		"{end}", "coalesce((SELECT r.position + 1 FROM "+record+" DESC LIMIT 1), p.first)",
 		"{first}", "(SELECT r.position FROM "+record+" LIMIT 1)",
 		"{oldest}", s+"record r WHERE r.topic = p.topic AND r.partition = p.partition AND r.position >= p.first ORDER BY r.position LIMIT",
-		"{lock}", literal(schema+".prism_log"), "{ttl}", strconv.FormatInt(groups.TTL.Microseconds(), 10)+micro, "{rows}", strconv.Itoa(retainRows),
+		"{lock}", strconv.FormatInt(lockBase(schema), 10)+"::bigint", "{ttl}", strconv.FormatInt(groups.TTL.Microseconds(), 10)+micro, "{rows}", strconv.Itoa(retainRows),
 	)
 }
 
@@ -136,7 +158,7 @@ const (
 	logStart = `CASE @start WHEN 0 THEN p.first WHEN 1 THEN {end} ELSE {since}(p.topic, p.partition, @time) END`
 
 	// logTurn lets one process at a time remove records, the others nothing.
-	logTurn = `turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended({lock}, -1)) AS mine)`
+	logTurn = `turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({lock} - 1) AS mine)`
 
 	// logRemove removes the records of due, from the first of a partition on.
 	logRemove = `, gone AS (DELETE FROM {record} r USING due d WHERE r.topic = d.topic AND r.partition = d.partition AND r.position = d.position),
@@ -154,7 +176,7 @@ SELECT coalesce(sum(k.n), 0)::int8 FROM kept k`
 type logStatements struct {
 	find   *statement // @name: (number, partitions, max_age, max_bytes, until_consumed, dedup)
 	create *statement // @name @partition @age @bytes @consumed @dedup: nothing
-	append *statement // @topics @partitions @heads @sizes @ids @recordkeys @texts @values: positions
+	append *statement // @topics @partitions @windows @heads @nths @sums @sizes @ids @recordkeys @texts @values: positions
 	read   *statement // @topic @partition @from @limit @bytes: (from, end, a record or NULLs)
 	since  *statement // @topic @partition @time @limit @bytes: the same
 	fetch  *statement // @topic @partitions @froms @limits @mosts: (cursor from 1, first or NULL, a record or NULLs)
@@ -200,7 +222,7 @@ func newLogStatements(schema string) *logStatements {
 	VALUES (@namespace, @name, @partition, @age, @bytes, @consumed <> 0, @dedup) ON CONFLICT DO NOTHING RETURNING number, partitions)
 INSERT INTO {partition} (topic, partition) SELECT m.number, n FROM made m, generate_series(0, m.partitions - 1) n`),
 
-		append: of(`SELECT {append}(@topics::int4[], @partitions::int4[], @heads::int4[], @sizes::int4[], @ids, @recordkeys, @texts, @values)`),
+		append: of(`SELECT {append}(@topics, @partitions, @windows, @heads, @nths, @sums, @sizes, @ids, @recordkeys, @texts, @values)`),
 
 		read:  of(logRead("@from")),
 		since: of(logRead("{since}(p.topic, p.partition, @time)")),

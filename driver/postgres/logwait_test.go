@@ -111,7 +111,7 @@ func logPlans(f *fixture) {
 	sql := postgres.LogSQL(f.schema())
 	one := fmt.Sprintf("ARRAY[%d,%d]::int8[], ARRAY[0,1]::int8[]", topic, topic)
 	for name, args := range map[string]string{
-		"append": one + `, ARRAY[1,2]::int8[], ARRAY[80,80]::int8[], ARRAY['id5','new'], ARRAY[NULL,NULL]::bytea[], ARRAY['',''], ARRAY['\x01','\x02']::bytea[]`,
+		"append": one + `, ARRAY[60000000,60000000]::int8[], ARRAY[1,2]::int8[], ARRAY[1,1]::int8[], ARRAY[80,80]::int8[], ARRAY[80,80]::int8[], ARRAY['id5','new'], ARRAY[NULL,NULL]::bytea[], ARRAY['',''], ARRAY['\x01','\x02']::bytea[]`,
 		"read":   fmt.Sprintf(`1200, %d, 1, 100, 10000`, topic),
 		"since":  fmt.Sprintf(`now() - interval '59 seconds', %d, 1, 100, 10000`, topic),
 		"fetch":  fmt.Sprintf(`ARRAY[0,1,2]::int8[], ARRAY[2501,1,1200]::int8[], ARRAY[10,10,10]::int8[], ARRAY[10000,10000,10000]::int8[], %d`, topic),

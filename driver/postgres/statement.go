@@ -52,7 +52,10 @@ const (
 	pTopic
 	pTopics
 	pPartitions
+	pWindows // microseconds
 	pHeads
+	pNths
+	pSums
 	pSizes
 	pRecordKeys
 	pTexts
@@ -114,7 +117,10 @@ var parameterTypes = [parameters]struct{ name, kind string }{
 	pTopic:      {"topic", "int8"},
 	pTopics:     {"topics", "int8[]"},
 	pPartitions: {"partitions", "int8[]"},
+	pWindows:    {"windows", "int8[]"},
 	pHeads:      {"heads", "int8[]"},
+	pNths:       {"nths", "int8[]"},
+	pSums:       {"sums", "int8[]"},
 	pSizes:      {"sizes", "int8[]"},
 	pRecordKeys: {"recordkeys", "bytea[]"},
 	pTexts:      {"texts", "text[]"},

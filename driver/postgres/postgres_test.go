@@ -195,6 +195,7 @@ func TestOnOneServer(t *testing.T) {
 		"log-tables":        logTablesByThemselves,
 		"log-refused":       logRefusesAlone,
 		"log-late":          logLateCommit,
+		"log-late-unlocked": logLateUnlocked,
 		"log-late-sequence": logLateSequence,
 		"log-by-hand":       logByHand,
 		"log-deleted":       logDeletedTopic,

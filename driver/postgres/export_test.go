@@ -34,6 +34,11 @@ const LogAppendArgs = appendArgs
 // LogAppendBody returns the text of the function that appends.
 func LogAppendBody(schema string) string { return logWords(schema).Replace(appendBody) }
 
+// LogLock returns the advisory lock of a partition.
+func LogLock(schema string, topic, partition int64) int64 {
+	return lockBase(schema) + topic<<10 + partition
+}
+
 // RuntimeParams returns the settings that connections start with.
 func RuntimeParams() map[string]string { return runtimeParams(defaultOptions()) }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/postgres"
@@ -294,6 +295,73 @@ func logLateSequence(f *fixture) {
 // appendFunction replaces the function that appends.
 func (f *fixture) appendFunction(body string) string {
 	return fmt.Sprintf(`CREATE OR REPLACE FUNCTION %s.prism_log_append(%s) RETURNS bigint[] LANGUAGE plpgsql AS $body$%s$body$`, f.schema(), postgres.LogAppendArgs, body)
+}
+
+// logHalfAMessage has a client die, or stand still, in the middle of an append:
+// the partition is not locked. It would be if the lock came in a message of its
+// own.
+func logHalfAMessage(f *fixture) {
+	t := f.plain(f.open(f.config()))
+	direct := f.direct()
+	number := f.topicNumber(direct)
+	half := func(before string) *pgx.Conn {
+		c := f.direct()
+		if _, err := c.PgConn().Prepare(f.ctx, "append", strings.Replace(f.byHand(number, "half"), "ARRAY['half']::bytea[]", "$1", 1), nil); err != nil {
+			f.Fatal(err)
+		}
+		front := c.PgConn().Frontend()
+		if before != "" {
+			front.SendParse(&pgproto3.Parse{Query: before})
+			front.SendBind(&pgproto3.Bind{})
+			front.SendExecute(&pgproto3.Execute{})
+			front.Send(&pgproto3.Flush{})
+		}
+		whole, err := (&pgproto3.Bind{PreparedStatement: "append", Parameters: [][]byte{make([]byte, 100_000)}}).Encode(nil)
+		if err == nil {
+			err = front.Flush()
+		}
+		if err == nil {
+			_, err = c.PgConn().Conn().Write(whole[:len(whole)/2])
+		}
+		if err != nil {
+			f.Fatal(err)
+		}
+		return c
+	}
+	half("")
+	f.await("half a message", func() bool {
+		return f.number(direct, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientRead' AND query LIKE '%"+f.schema()+"%half%'") > 0
+	})
+	f.append(t, text("a"))
+	lock := postgres.LogLock(f.schema(), number, 0)
+	c := half(fmt.Sprint("SELECT pg_advisory_xact_lock(", lock, ")"))
+	f.await("a lock", func() bool {
+		return f.number(direct, fmt.Sprintf("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND (classid::int8 << 32) + objid::int8 = %d", lock)) == 1
+	})
+	f.wants("append behind half a message", f.results(t, text("b"))[0].Err, errs.BackendUnavailable, "nothing was changed")
+	_ = c.PgConn().Conn().Close()
+	f.await("an append", func() bool { return f.results(t, text("c"))[0].Err == nil })
+	f.holds(t, 0, "a", "c")
+}
+
+// logBesideADump appends while a transaction looks at the database as it was:
+// nothing but records is written, so that nothing else grows.
+func logBesideADump(f *fixture) {
+	t := f.topic(f.open(f.config()), driver.TopicSpec{Name: "t", Partitions: 2})
+	f.append(t, text("a"))
+	dump, direct := f.direct(), f.direct()
+	f.exec(dump, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM "+f.schema()+".prism_log")
+	for i := range 300 {
+		f.append(t, driver.Record{Partition: i % 2})
+	}
+	for _, table := range []string{"topic", "partition"} {
+		if n := f.number(direct, "SELECT pg_relation_size('"+f.schema()+".prism_log_"+table+"') / 8192"); n != 1 {
+			f.Errorf("prism_log_%s has %d pages after 300 appends beside an old snapshot", table, n)
+		}
+	}
+	if n := f.number(dump, "SELECT count(*) FROM "+f.schema()+".prism_log"); n != 1 {
+		f.Errorf("the old snapshot sees %d records", n)
+	}
 }
 
 // logByHand reads with SQL what was appended, and reads what SQL has appended and

@@ -197,6 +197,8 @@ func TestOnOneServer(t *testing.T) {
 		"log-late":          logLateCommit,
 		"log-late-unlocked": logLateUnlocked,
 		"log-late-sequence": logLateSequence,
+		"log-half":          logHalfAMessage,
+		"log-dump":          logBesideADump,
 		"log-by-hand":       logByHand,
 		"log-deleted":       logDeletedTopic,
 		"log-times":         logTimesDoNotGoBack,

@@ -31,6 +31,7 @@ func TestKilledUnderMessages(t *testing.T) {
 	}{
 		{"nats", onNATS, 10},
 		{"kafka", onKafka, 10},
+		{"postgres", onPostgres, 10},
 		{"sqlite", onSQLite, 10},
 		{"dev", onDev, 3}, // what was killed is waited for, 10 s each time
 	} {
@@ -58,6 +59,19 @@ func onNATS(t *testing.T) *drill {
 func onKafka(t *testing.T) *drill {
 	broker := servers.KafkaProcess(t)
 	return &drill{T: t, broker: broker, proxies: make([]*server, 2), command: "proxy", backend: "kafka, url: \"kafka://" + broker.Addr + "\"", topics: topicsOf}
+}
+
+func onPostgres(t *testing.T) *drill {
+	broker := servers.PostgresWith(t, "fsync=off", "synchronous_commit=on")
+	user, password := servers.PostgresLogin(broker)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(user+":"+password), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &drill{
+		T: t, broker: broker, proxies: make([]*server, 2), command: "proxy", topics: topicsOf,
+		backend: "postgres, url: \"" + broker.URL + "\", credentials: \"file://" + secret + "\"",
+	}
 }
 
 // The proxy is the broker, with a file.

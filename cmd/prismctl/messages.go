@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
@@ -76,7 +77,7 @@ func (m *message) outcomeJSON(outcome string, became *client.Published) ([]byte,
 	}
 	fields["outcome"] = outcome
 	if became != nil {
-		fields["became"] = map[string]any{"message_id": became.ID, "partition": became.Partition, "position": became.Position, "duplicate": became.Duplicate}
+		fields["became"] = map[string]any{"message_id": became.ID, "partition": became.Partition, "position": strconv.FormatInt(became.Position, 10), "duplicate": became.Duplicate}
 	}
 	return plainJSON(fields)
 }
@@ -98,7 +99,7 @@ func (m *message) fields() (map[string]any, error) {
 	} else {
 		fields["unreadable"] = m.unreadable
 	}
-	place := map[string]any{"partition": m.partition, "position": m.position}
+	place := map[string]any{"partition": m.partition, "position": strconv.FormatInt(m.position, 10)}
 	if !m.appended.IsZero() {
 		place["appended_at"] = m.appended.UTC()
 	}

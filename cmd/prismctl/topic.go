@@ -95,7 +95,7 @@ type keptRow struct {
 	Topic     string `json:"topic" yaml:"topic"`
 	ID        string `json:"message_id" yaml:"message_id"`
 	Partition int    `json:"partition" yaml:"partition"`
-	Position  int64  `json:"position,omitempty" yaml:"position,omitempty"` // none of a duplicate whose place nobody knows
+	Position  int64  `json:"position,string,omitempty" yaml:"position,omitempty"` // none of a duplicate whose place nobody knows
 	Duplicate bool   `json:"duplicate" yaml:"duplicate"`
 }
 

@@ -17,12 +17,16 @@ func documents(backend, durability string, n int) []string {
 	var all []string
 	var b strings.Builder
 	b.WriteString(backend)
+	var topics string
+	if strings.Contains(backend, "nats") || backend == memoryBackend {
+		topics = "topics: [{name: " + benchTopic + ", partitions: 4}, {name: " + roundTopic + ", partitions: 4}]\n"
+	}
 	for i := range n {
 		if i > 0 && i%perDocument == 0 {
 			all = append(all, b.String())
 			b.Reset()
 		}
-		fmt.Fprintf(&b, "---\nkind: Namespace\nname: %s\nstores: [data]\nneeds: {durability: %s}\nauth: {anonymous: read_write}\n", namespaceOf(i), durability)
+		fmt.Fprintf(&b, "---\nkind: Namespace\nname: %s\nstores: [data]\n%sneeds: {durability: %s}\nauth: {anonymous: read_write}\n", namespaceOf(i), topics, durability)
 	}
 	return append(all, b.String())
 }
@@ -39,6 +43,10 @@ const memoryBackend = "kind: Backend\nname: memory\ndriver: memory\nurl: \"memor
 
 func redisBackend(addr string) string {
 	return "kind: Backend\nname: redis\ndriver: redis\nurl: redis://" + addr + "/0\n"
+}
+
+func natsBackend(addr string) string {
+	return "kind: Backend\nname: nats\ndriver: nats\nurl: nats://" + addr + "\n"
 }
 
 func sqliteBackend(path string) string {

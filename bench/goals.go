@@ -23,6 +23,8 @@ var (
 	at64  = workload{retrieve, 128, 64}
 	at1   = workload{retrieve, 128, 1}
 	put64 = workload{store, 128, 64}
+
+	publish64 = workload{publish, 128, 64}
 )
 
 var goals = []goal{
@@ -37,6 +39,8 @@ var goals = []goal{
 	{"P4_sdk", "SDK on memory : stream echo driven by the SDK, throughput", math.NaN(), false, at64, nameSDK("memory"), nameStreamEcho, rateOf},
 	{"P4_sdk_cpu", "SDK on memory : stream echo driven by the SDK, CPU", math.NaN(), true, at64, nameSDK("memory"), nameStreamEcho, cpuOf},
 	{"P5", "one caller, unary on memory : echo, p50", 1.15, true, at1, nameUnary("memory"), nameEcho, p50Of},
+	{"P7", "Publish, a call each, on JetStream : echo, throughput", 0.65, false, publish64, nameCalls("nats"), nameEcho, rateOf},
+	{"P7_stream", "PublishStream on JetStream : nats.go asynchronous, throughput", 0.7, false, publish64, nameStream("nats"), nameNATSAsync, rateOf},
 	{"P8", "durable Store, SDK on SQLite : the library with group commit", 0.8, false, put64, nameSDK("sqlite"), nameSQLite, rateOf},
 	{"P9", "REST on memory : net/http echo, throughput", 0.75, false, at64, nameREST, nameHTTPEcho, rateOf},
 	{"P9_cpu", "REST on memory : net/http echo, CPU per operation", math.NaN(), true, at64, nameREST, nameHTTPEcho, cpuOf},

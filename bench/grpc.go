@@ -69,7 +69,7 @@ func (u *unary) open(ctx context.Context, w workload) (session, error) {
 		_, err := client(caller, n).Retrieve(ctx, &keyvaluev1.RetrieveRequest{Key: all[n%len(all)]})
 		return err
 	}
-	if w.verb == store {
+	if w.verb != retrieve {
 		do = func(caller, n int) error { //nolint:contextcheck // likewise
 			ctx, cancel := context.WithTimeout(contexts[n%len(contexts)], callTimeout)
 			defer cancel()

@@ -42,7 +42,7 @@ type options struct {
 }
 
 func main() {
-	if serveEcho() {
+	if serveEcho() || serveNATS() {
 		return
 	}
 	debug.SetGCPercent(400) // the generator shares the cores with what it measures
@@ -91,7 +91,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	f.BoolVar(&o.quick, "quick", false, "only what the goals need, in 40 s")
 	f.StringVar(&o.json, "json", "", "write rows and ratios to this file")
 	f.StringVar(&only, "only", "", "run the contests whose title matches this regular expression")
-	f.StringVar(&backends, "backends", "memory,redis,postgres,sqlite", "run Prism on these only")
+	f.StringVar(&backends, "backends", "memory,redis,postgres,sqlite,nats", "run Prism on these only")
 	f.IntVar(&o.rounds, "rounds", 3, "turns of each contender; medians are printed")
 	f.DurationVar(&o.window, "window", 0, "length of one measurement (default 800ms, with -quick 590ms)")
 	f.BoolVar(&o.openLoop, "open", true, "run open loops too; -quick never does")

@@ -11,7 +11,7 @@ import (
 
 // The echo server is this test program, run again.
 func TestMain(m *testing.M) {
-	if serveEcho() {
+	if serveEcho() || serveNATS() {
 		return
 	}
 	os.Exit(m.Run())

@@ -162,6 +162,11 @@ func (p *plan) documents(backend, suffix string) ([]string, error) {
 			return documents(postgresBackend(s.addrs.GRPC, file), "process", 1), err
 		}
 		return nil, missing
+	case "nats":
+		if s := p.nats(); s != nil {
+			return documents(natsBackend(s.addrs.GRPC), "process", 1), nil
+		}
+		return nil, missing
 	case "sqlite":
 		return documents(sqliteBackend(filepath.Join(p.bench.dir, "prism"+suffix+".db")), "process", 1), nil
 	}
@@ -176,6 +181,7 @@ func (p *plan) composeQuick() {
 	p.add("Redis", at64, func() []*contender { return p.directRedis(false) })
 	p.add("SQLite", put64, p.directSQLite)
 	p.add("HTTP", at64, p.rest)
+	p.add("messages", publish64, func() []*contender { return p.messages(publish64) })
 }
 
 // compose makes everything.
@@ -194,6 +200,14 @@ func (p *plan) compose() {
 		}
 	}
 	p.add("growth", at64, func() []*contender { return append(p.unary("memory"), p.growth()...) })
+	for _, size := range []int{128, 4096} {
+		for _, v := range []verb{publish, deliver} {
+			for _, callers := range []int{1, 64} {
+				w := workload{v, size, callers}
+				p.add("messages", w, func() []*contender { return p.messages(w) })
+			}
+		}
+	}
 }
 
 // add appends a contest if it is wanted and there is somebody to compare with.

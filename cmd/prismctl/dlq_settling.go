@@ -151,6 +151,10 @@ func (s *settling) wake() {
 
 // settleAll settles what comes until that is all, or enough.
 func (s *settling) settleAll(ctx context.Context, over chan error) error {
+	patient := time.AfterFunc(quietTime, func() {
+		fmt.Fprintf(s.errOut, "prismctl: waiting up to %s for the dead letters, which somebody else has in hand\n", firstTime)
+	})
+	defer patient.Stop()
 	for {
 		select {
 		case <-s.came:
@@ -163,6 +167,7 @@ func (s *settling) settleAll(ctx context.Context, over chan error) error {
 			return context.Cause(ctx)
 		}
 		for _, l := range s.gather() {
+			patient.Stop()
 			if err := s.settle(ctx, l); err != nil {
 				return err
 			}

@@ -259,7 +259,7 @@ type subscribing struct {
 }
 
 func (s *subscribing) session(err error) {
-	s.up.Store(err == nil)
+	wasUp := s.up.Swap(err == nil)
 	switch {
 	case err == nil:
 		s.stood = true
@@ -268,7 +268,7 @@ func (s *subscribing) session(err error) {
 		if s.tries++; s.tries == firstTries {
 			s.end(err)
 		}
-	default:
+	case wasUp: // it is told once, however long it lasts
 		fmt.Fprintf(s.errOut, "prismctl: %s; trying again\n", oneLine(errs.From(err).Error()))
 	}
 }

@@ -117,6 +117,10 @@ func (w *wakes) ring(key wakeKey, n int) {
 	}
 }
 
+// tellEvery is between two notifications, which cost the server as much as a
+// commit: whoever does one thing after the other should not pay for two.
+const tellEvery = 2 * time.Millisecond
+
 // tell notifies until there is nothing to tell.
 func (w *wakes) tell() {
 	defer w.c.leave()
@@ -132,6 +136,10 @@ func (w *wakes) tell() {
 		w.mu.Unlock()
 		if err := w.notify(untold); err != nil {
 			w.c.cfg.Logger().Debug("others were not told of what has come", slog.String("backend", w.c.name), slog.Any("error", err))
+		}
+		select {
+		case <-w.c.stop:
+		case <-time.After(tellEvery):
 		}
 	}
 }

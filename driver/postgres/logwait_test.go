@@ -20,9 +20,10 @@ import (
 func logNotifies(f *fixture) {
 	conn := f.open(f.config())
 	t := f.plain(conn)
-	f.append(t, text("a"))
 	c := f.direct()
 	f.exec(c, `LISTEN "`+postgres.Channel(conn)+`"`)
+	f.append(t, text("a"))
+	f.heard(c, 1)
 	f.append(t, slices.Repeat([]driver.Record{text("a")}, 1000)...)
 	if n := f.heard(c, 1000); n != 1 {
 		f.Errorf("%d notifications of one call", n)

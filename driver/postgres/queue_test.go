@@ -287,9 +287,10 @@ func (f *fixture) heard(c *pgx.Conn, want int) (times int) {
 func queueNotifies(f *fixture) {
 	conn := f.open(f.config())
 	q := f.queue(conn)
-	f.enqueue(q, driver.Task{Priority: 1})
 	c := f.direct()
 	f.exec(c, "LISTEN "+postgres.Channel(conn))
+	f.enqueue(q, driver.Task{Priority: 1})
+	f.heard(c, 1)
 	f.enqueue(q, make1000()...)
 	if n := f.heard(c, 1000); n != 1 {
 		f.Errorf("%d notifications of one call", n)

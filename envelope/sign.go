@@ -122,6 +122,21 @@ func (r *Ring) Verify(wire []byte) (h Header, err error) {
 	return h, nil
 }
 
+// Has reports whether the ring has a key of this id.
+func (r *Ring) Has(id []byte) bool {
+	if r == nil {
+		return false
+	}
+	_, ok := r.signers[string(id)]
+	return ok
+}
+
+// Signed reports whether the envelope says that it is signed, in any of the
+// three fields that do; it says nothing about whether that is so.
+func (h *Header) Signed() bool {
+	return len(h.Signature) > 0 || len(h.SigningKeyID) > 0 || h.SignatureAlgorithm != 0
+}
+
 func (r *Ring) verify(h *Header) error {
 	if len(h.Signature) == 0 {
 		return errUnsigned

@@ -64,6 +64,29 @@ func Resolve(ref string, log *slog.Logger) (Source, error) {
 	}, nil
 }
 
+// A Text returns all of what it refers to, as it is now. All that is said of a
+// Source holds for it but the form: a Text may be empty and have many lines.
+type Text func(ctx context.Context) (string, error)
+
+// ResolveText returns the Text of a reference, for secrets that are no
+// credentials; see Resolve.
+func ResolveText(ref string, log *slog.Logger) (Text, error) {
+	read, err := parse(ref, log)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (string, error) {
+		if err := ctx.Err(); err != nil {
+			return "", errs.From(err)
+		}
+		text, err := read()
+		if err != nil {
+			return "", errs.Wrap(err, errs.CredentialsUnavailable, "%s cannot be read", ref)
+		}
+		return text, nil
+	}, nil
+}
+
 // known are the references there are, for messages.
 const known = "write env://NAME or file:///path"
 

@@ -177,3 +177,36 @@ func TestEndedContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A Text is what is there, whatever its form.
+func TestText(t *testing.T) {
+	t.Parallel()
+	path := write(t, "ring", "one: two\nthree\n")
+	read, err := ResolveText("file://"+path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := read(t.Context()); err != nil || text != "one: two\nthree\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if err := os.WriteFile(path, []byte("later"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := read(t.Context()); err != nil || text != "later" {
+		t.Errorf("after a change: %q, %v", text, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read(t.Context()); !errors.Is(err, errs.CredentialsUnavailable) || !strings.Contains(err.Error(), path) {
+		t.Error(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := read(ended); !errors.Is(err, errs.Cancelled) {
+		t.Error(err)
+	}
+	if _, err := ResolveText("plain", nil); !errors.Is(err, errs.InvalidConfiguration) {
+		t.Error(err)
+	}
+}

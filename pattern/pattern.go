@@ -14,7 +14,9 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 
+	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/envelope"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -57,6 +59,11 @@ type Kind struct {
 	// for every mistake; nil settings are fine.
 	Check func(settings json.RawMessage) error
 
+	// CheckSigning says what is wrong with settings that have passed Check in a
+	// namespace that signs its messages, or does not. nil: the pattern has no
+	// messages.
+	CheckSigning func(settings json.RawMessage, signs bool) error
+
 	// Open makes the pattern of one namespace. It talks to nobody.
 	Open func(c Config) (Instance, error)
 }
@@ -95,8 +102,16 @@ type Config struct {
 	Name      string
 	Settings  json.RawMessage
 	Slots     map[string]Filled
+	Keys      Keys // nil: messages are neither signed nor verified
 	Now       func() time.Time
 	Count     func(i int, n uint64) // adds to Kind.Counts[i]; nil: nobody counts
+}
+
+// Keys are the signing keys of a namespace as they are now. Its methods do what
+// those of envelope.Ring do.
+type Keys interface {
+	Sign(e *envelopev1.PrismEnvelope) ([]byte, error)
+	Verify(wire []byte) (envelope.Header, error)
 }
 
 // Filled is what fills a slot.

@@ -23,6 +23,7 @@ import (
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
 	"github.com/prismgw/prism/pattern/topic"
+	"github.com/prismgw/prism/pattern/trust"
 )
 
 // slot is the one slot of the pattern.
@@ -64,7 +65,8 @@ func Kind() pattern.Kind {
 			_, err := topic.Decode(raw)
 			return err
 		},
-		Open: func(c pattern.Config) (pattern.Instance, error) { return open(c, groups) },
+		CheckSigning: topic.CheckSigning,
+		Open:         func(c pattern.Config) (pattern.Instance, error) { return open(c, groups) },
 	}
 }
 
@@ -117,7 +119,7 @@ func open(c pattern.Config, groups *atomic.Int64) (*consumer, error) {
 	if now == nil {
 		now = time.Now
 	}
-	topics, err := topic.New(c.Namespace, set, filled.Log)
+	topics, err := topic.New(trust.Gate{Keys: c.Keys, Namespace: c.Namespace}, set, filled.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func Run(t *testing.T, h Harness) {
 	s.found = found{Suite: "patterntest", Driver: h.Name, Guarantees: b.KV.Guarantees(), Watcher: b.Watcher != nil}
 	s.pubsub = b.PubSub != nil
 	s.log = b.Log != nil
-	all := slices.Concat(keyValueChecks(), pubsubChecks(), topicChecks())
+	all := slices.Concat(keyValueChecks(), pubsubChecks(), topicChecks(), signingChecks())
 	t.Run("checks", func(t *testing.T) {
 		for _, c := range all {
 			t.Run(c.name, func(t *testing.T) {

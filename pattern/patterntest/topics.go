@@ -84,6 +84,12 @@ func (s *suite) shop(t *testing.T, settings string) *shop {
 // shopAt is another process that serves the same namespace.
 func (s *suite) shopAt(t *testing.T, namespace, settings string) *shop {
 	t.Helper()
+	return s.signedShop(t, namespace, settings, nil)
+}
+
+// signedShop is one whose namespace signs with these keys; nil: it does not.
+func (s *suite) signedShop(t *testing.T, namespace, settings string, keys pattern.Keys) *shop {
+	t.Helper()
 	b, err := s.conn.Space(driver.Space{Namespace: namespace, Pattern: "topics"})
 	if err != nil {
 		t.Fatal(err)
@@ -93,10 +99,10 @@ func (s *suite) shopAt(t *testing.T, namespace, settings string) *shop {
 	for _, kind := range []pattern.Kind{producer.Kind(), consumer.Kind()} {
 		set := settings
 		if kind.Name == "producer" {
-			set = withoutConsumers(t, settings)
+			set = ofProducer(t, settings)
 		}
 		instance, err := kind.Open(pattern.Config{
-			Namespace: namespace, Name: kind.Name, Settings: []byte(set),
+			Namespace: namespace, Name: kind.Name, Settings: []byte(set), Keys: keys,
 			Slots: map[string]pattern.Filled{"messages-log": {Backend: b, ID: "one"}},
 		})
 		if err != nil {
@@ -119,13 +125,18 @@ func (s *suite) shopAt(t *testing.T, namespace, settings string) *shop {
 	}
 }
 
-func withoutConsumers(t *testing.T, settings string) string {
+// ofProducer leaves out what belongs to a consumer.
+func ofProducer(t *testing.T, settings string) string {
 	t.Helper()
-	var set map[string]any
+	var set struct {
+		Topics []map[string]any `json:"topics"`
+	}
 	if err := json.Unmarshal([]byte(settings), &set); err != nil {
 		t.Fatal(err)
 	}
-	delete(set, "consumers")
+	for _, topic := range set.Topics {
+		delete(topic, "unsigned")
+	}
 	out, err := json.Marshal(set)
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/prismgw/prism/pattern"
 	"github.com/prismgw/prism/pattern/publish"
 	"github.com/prismgw/prism/pattern/topic"
+	"github.com/prismgw/prism/pattern/trust"
 )
 
 // Limits of the pattern, as documented.
@@ -39,13 +40,31 @@ func Kind() pattern.Kind {
 		Routes:  routes(),
 		Check: func(raw json.RawMessage) error {
 			s, err := topic.Decode(raw)
-			if err == nil && len(s.Consumers) > 0 {
-				return errs.Invalid(errs.Field{Path: "settings.consumers", Text: "belong to the pattern of kind consumer"})
+			if err != nil {
+				return err
 			}
-			return err
+			return consumersOwn(s)
 		},
-		Open: func(c pattern.Config) (pattern.Instance, error) { return open(c) },
+		CheckSigning: topic.CheckSigning,
+		Open:         func(c pattern.Config) (pattern.Instance, error) { return open(c) },
 	}
+}
+
+// consumersOwn refuses settings that a producer would ignore.
+func consumersOwn(s *topic.Settings) error {
+	var bad []errs.Field
+	if len(s.Consumers) > 0 {
+		bad = append(bad, errs.Field{Path: "settings.consumers", Text: "belong to the pattern of kind consumer"})
+	}
+	for i := range s.Topics {
+		if s.Topics[i].Unsigned != "" {
+			bad = append(bad, errs.Field{Path: fmt.Sprintf("settings.topics[%d].unsigned", i), Text: "belongs to the pattern of kind consumer"})
+		}
+	}
+	if bad != nil {
+		return errs.Invalid(bad...)
+	}
+	return nil
 }
 
 // producer is the pattern of one namespace.
@@ -66,7 +85,7 @@ func open(c pattern.Config) (*producer, error) {
 	if filled.Log == nil {
 		return nil, errs.New(errs.InvalidConfiguration, "slot %s needs a backend with the primitive log", slot)
 	}
-	topics, err := topic.New(c.Namespace, set, filled.Log)
+	topics, err := topic.New(trust.Gate{Keys: c.Keys, Namespace: c.Namespace}, set, filled.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -166,10 +185,10 @@ func (p *producer) record(t *topic.Open, e *envelopev1.PrismEnvelope, subject st
 	if e == nil {
 		e = new(envelopev1.PrismEnvelope) // what it lacks is told
 	}
-	if err := publish.Complete(e, p.topics.Namespace, t.Name, subject); err != nil {
+	if err := publish.Complete(e, p.topics.Gate.Namespace, t.Name, subject); err != nil {
 		return driver.Record{}, err
 	}
-	wire, err := envelope.Marshal(e)
+	wire, err := p.topics.Gate.Marshal(e)
 	if err != nil {
 		return driver.Record{}, err
 	}

@@ -26,7 +26,7 @@ func (s *service) intake(e *envelopev1.PrismEnvelope, subject, caller string) ([
 	if err := publish.Complete(e, s.namespace, subject, caller, bad...); err != nil {
 		return nil, err
 	}
-	return envelope.Marshal(e)
+	return s.gate.Marshal(e)
 }
 
 // intakeNative refuses what does not travel. What a message says of its

@@ -1,49 +1,40 @@
 package pubsub
 
 import (
+	"errors"
+
 	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/envelope"
 )
 
+// errUnreadable is of what is no envelope of the namespace and the subject.
+var errUnreadable = errors.New("no envelope of this namespace and subject")
+
 // read returns the envelope of a message that has come, as bytes: the ones that
 // came wherever that is possible, so that nothing in it changes on the way. It
-// returns nil for what is no envelope of this namespace and subject.
-func (s *service) read(m *driver.Message) []byte {
+// fails with errUnreadable, or with why the message is not believed.
+func (s *service) read(m *driver.Message) ([]byte, error) {
 	if !validSubject(m.Subject) {
-		return nil
+		return nil, errUnreadable
 	}
 	if s.native {
 		wire, err := envelope.Marshal(s.wrap(m.Subject, m.Payload))
 		if err != nil {
-			return nil
+			return nil, errUnreadable
 		}
-		return wire
+		return wire, nil
 	}
 	h, err := envelope.Scan(m.Payload)
 	if err != nil || string(h.Topic) != m.Subject || string(h.Namespace) != s.namespace {
-		return nil
+		return nil, errUnreadable
 	}
-	if len(h.AuthToken) > 0 { // another program wrote it
-		return stripped(m.Payload)
-	}
-	return m.Payload
+	return s.gate.Pass(m.Payload, &h, m.Subject, s.unsigned)
 }
 
 // wrap makes an envelope of what others publish.
 func (s *service) wrap(subject string, payload []byte) *envelopev1.PrismEnvelope {
 	return &envelopev1.PrismEnvelope{Metadata: &envelopev1.Metadata{Topic: subject, Namespace: s.namespace}, Payload: payload}
-}
-
-func stripped(wire []byte) []byte {
-	e, err := envelope.Unmarshal(wire)
-	if err != nil {
-		return nil
-	}
-	if wire, err = envelope.Marshal(e); err != nil {
-		return nil
-	}
-	return wire
 }
 
 // A batch is messages in a row, with what was missed before them. It is a
@@ -64,9 +55,10 @@ func (s *service) batches(events []driver.Event) (all []batch) {
 		case missed > 0:
 			s.count(countMissed, uint64(missed))
 		default:
-			if message = s.read(&e.Message); message == nil {
+			var err error
+			if message, err = s.read(&e.Message); err != nil {
 				missed = 1
-				s.count(countUnreadable, 1)
+				s.count(countOf(err), 1)
 			}
 		}
 		if last := len(all) - 1; last < 0 || missed != 0 && len(all[last].messages) > 0 {
@@ -80,6 +72,13 @@ func (s *service) batches(events []driver.Event) (all []batch) {
 		b.messages = append(b.messages, message)
 	}
 	return all
+}
+
+func countOf(err error) int {
+	if errors.Is(err, errUnreadable) {
+		return countUnreadable
+	}
+	return countUnverified
 }
 
 func (b *batch) miss(n int64) {

@@ -14,6 +14,7 @@ import (
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
+	"github.com/prismgw/prism/pattern/trust"
 )
 
 // Limits of the pattern, as documented.
@@ -38,6 +39,7 @@ const (
 	countMissed = iota
 	countGaps
 	countUnreadable
+	countUnverified
 )
 
 // Kind returns the pattern's row for the table of patterns.
@@ -54,12 +56,14 @@ func Kind() pattern.Kind {
 			countMissed:     {Name: "missed_messages", Help: "Messages that subscribers missed because they were slow."},
 			countGaps:       {Name: "gaps", Help: "Times after which subscribers were told that nobody knows what they missed."},
 			countUnreadable: {Name: "unreadable_messages", Help: "Messages of a backend that were not told, because they are no envelopes of this namespace."},
+			countUnverified: {Name: "unverified_messages", Help: "Messages of a backend that were not told, because they are unsigned or their signature is wrong."},
 		},
 		Check: func(raw json.RawMessage) error {
 			_, err := decodeSettings(raw)
 			return err
 		},
-		Open: func(c pattern.Config) (pattern.Instance, error) { return open(c) },
+		CheckSigning: checkSigning,
+		Open:         func(c pattern.Config) (pattern.Instance, error) { return open(c) },
 	}
 }
 
@@ -69,7 +73,9 @@ type service struct {
 
 	pubsub    driver.PubSub
 	namespace string
+	gate      trust.Gate
 	native    bool // the layout
+	unsigned  bool // what has no signature is told
 	count     func(i int, n uint64)
 }
 
@@ -84,7 +90,10 @@ func open(c pattern.Config) (*service, error) {
 	if filled.PubSub == nil {
 		return nil, errs.New(errs.InvalidConfiguration, "slot %s needs a backend with the primitive pubsub", slot)
 	}
-	s := &service{pubsub: filled.PubSub, namespace: c.Namespace, native: set.Layout == layoutNative, count: c.Count}
+	s := &service{
+		pubsub: filled.PubSub, namespace: c.Namespace, gate: trust.Gate{Keys: c.Keys, Namespace: c.Namespace},
+		native: set.Layout == layoutNative, unsigned: set.Unsigned == trust.Deliver, count: c.Count,
+	}
 	if s.count == nil {
 		s.count = func(int, uint64) {}
 	}
@@ -96,6 +105,10 @@ type settings struct {
 	// Layout is what travels through the backend: the envelope (the default),
 	// or the payload alone, as other programs write and read it.
 	Layout string `json:"layout"`
+
+	// Unsigned is trust.Deliver, or empty: messages without a signature are
+	// not told where the namespace signs.
+	Unsigned string `json:"unsigned"`
 }
 
 const (
@@ -111,7 +124,27 @@ func decodeSettings(raw json.RawMessage) (settings, error) {
 	if set.Layout != layoutEnvelope && set.Layout != layoutNative {
 		return set, errs.Invalid(errs.Field{Path: "settings.layout", Text: "must be envelope or native"})
 	}
+	if set.Unsigned != "" && set.Unsigned != trust.Deliver {
+		return set, errs.Invalid(errs.Field{Path: "settings.unsigned", Text: "must be deliver, or be left out"})
+	}
 	return set, nil
+}
+
+// checkSigning says what the settings cannot mean in a namespace that signs, or
+// does not.
+func checkSigning(raw json.RawMessage, signs bool) error {
+	set, err := decodeSettings(raw)
+	if err != nil {
+		return err
+	}
+	bad := trust.CheckUnsigned(set.Unsigned, "settings.unsigned", signs)
+	if signs && set.Layout == layoutNative && set.Unsigned == "" {
+		bad = append(bad, errs.Field{Path: "settings.layout", Text: "native carries no signature, and the namespace signs; write unsigned: deliver beside it, or take signing or this layout out"})
+	}
+	if bad != nil {
+		return errs.Invalid(bad...)
+	}
+	return nil
 }
 
 // publish tells one message.

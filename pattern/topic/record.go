@@ -59,31 +59,36 @@ func (o *Open) partition(h *envelope.Header) int {
 	return int(sum.Sum64() % uint64(o.Partitions()))
 }
 
-// Envelope returns the envelope of a record, as bytes. One that other programs
-// wrote gets an envelope here: with an id that is always the same, its time,
-// key and headers. What cannot be read is errs.InvalidField.
+// Envelope returns the envelope of a record as it is delivered, as bytes. One
+// that other programs wrote gets an envelope here: with an id that is always the
+// same, its time, key and headers. What cannot be read, or is not believed, is
+// errs.InvalidField.
 func (o *Open) Envelope(s *driver.Stored) ([]byte, error) {
+	wire, err := o.envelope(s)
+	if err != nil {
+		return nil, err
+	}
+	h, err := envelope.Scan(wire)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(h.MessageID) == 0: // no publisher writes it
+		return nil, unreadable("it is no envelope")
+	}
+	return o.gate.Pass(wire, &h, o.of, o.unsigned)
+}
+
+func (o *Open) envelope(s *driver.Stored) ([]byte, error) {
 	head, found, err := headOf(s.Headers)
 	switch {
 	case err != nil:
 		return nil, err
 	case found:
-		wire := envelope.Join(make([]byte, 0, len(head)+len(s.Value)+8), head, s.Value)
-		return wire, readable(wire)
+		return envelope.Join(make([]byte, 0, len(head)+len(s.Value)+8), head, s.Value), nil
 	case o.native:
 		return envelope.Marshal(o.foreign(s))
 	}
-	return s.Value, readable(s.Value)
-}
-
-// readable says what is wrong with what should be an envelope. One without an id
-// is none: no publisher writes it.
-func readable(wire []byte) error {
-	h, err := envelope.Scan(wire)
-	if err == nil && len(h.MessageID) == 0 {
-		return unreadable("it is no envelope")
-	}
-	return err
+	return s.Value, nil
 }
 
 // headOf finds the header of the native layout. Two of them are one too many:
@@ -111,7 +116,7 @@ func unreadable(text string) error {
 func (o *Open) foreign(s *driver.Stored) *envelopev1.PrismEnvelope {
 	e := &envelopev1.PrismEnvelope{
 		Metadata: &envelopev1.Metadata{
-			MessageId: o.idOf(s), Namespace: o.namespace, Topic: o.Name, PublishedAtMs: s.Time.UnixMilli(),
+			MessageId: o.idOf(s), Namespace: o.gate.Namespace, Topic: o.of, PublishedAtMs: s.Time.UnixMilli(),
 			ContentType: envelopev1.ContentType_CONTENT_TYPE_BYTES, PartitionKey: s.Key,
 		},
 		Payload: s.Value,
@@ -134,7 +139,7 @@ func (o *Open) foreign(s *driver.Stored) *envelopev1.PrismEnvelope {
 // of where it stands.
 func (o *Open) idOf(s *driver.Stored) string {
 	sum := sha256.New()
-	_, _ = sum.Write([]byte(o.namespace + "\x00" + o.Name + "\x00")) // it never fails, nor does the next
+	_, _ = sum.Write([]byte(o.gate.Namespace + "\x00" + o.Name + "\x00")) // it never fails, nor does the next
 	_, _ = sum.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(s.Partition)), uint64(s.Position)))
 	id := sum.Sum(nil)[:16]
 	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80

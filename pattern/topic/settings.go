@@ -10,6 +10,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern/trust"
 )
 
 // Any is the name of the topic, or group, whose settings hold for all that are
@@ -42,6 +43,7 @@ type Topic struct {
 	Retention  Retention `json:"retention"`
 	Layout     string    `json:"layout"`   // Envelope or Native; empty: Envelope, for an adopted topic Native
 	Physical   string    `json:"physical"` // the backend's own name of a topic that other programs made
+	Unsigned   string    `json:"unsigned"` // of a consumer: trust.Deliver, or empty
 }
 
 // Retention says what may be deleted; nothing by default.
@@ -115,6 +117,23 @@ func Decode(raw json.RawMessage) (*Settings, error) {
 	return s, nil
 }
 
+// CheckSigning says which settings mean nothing in a namespace that does not sign
+// its messages. The settings have been decoded once.
+func CheckSigning(raw json.RawMessage, signs bool) error {
+	s, err := Decode(raw)
+	if err != nil {
+		return err
+	}
+	var bad []errs.Field
+	for i := range s.Topics {
+		bad = append(bad, trust.CheckUnsigned(s.Topics[i].Unsigned, fmt.Sprintf("settings.topics[%d].unsigned", i), signs)...)
+	}
+	if bad != nil {
+		return errs.Invalid(bad...)
+	}
+	return nil
+}
+
 // A checker collects mistakes.
 type checker []errs.Field
 
@@ -133,6 +152,7 @@ func (c *checker) topic(t *Topic, at string) {
 	c.ok(t.Name == Any || ValidName(t.Name), at+".name", nameRule)
 	c.ok(t.Partitions >= 0 && t.Partitions <= driver.MaxPartitions, at+".partitions", fmt.Sprintf("must be 1 to %d", driver.MaxPartitions))
 	c.ok(t.Layout == "" || t.Layout == Envelope || t.Layout == Native, at+".layout", "must be envelope or native")
+	c.ok(t.Unsigned == "" || t.Unsigned == trust.Deliver, at+".unsigned", "must be deliver, or be left out")
 	c.ok(t.Physical == "" || t.Name != Any, at+".physical", "names one topic, and the name stands for many")
 	r := t.Retention
 	c.ok(r.Age == 0 || time.Duration(r.Age) >= minAge, at+".retention.age", "must be at least 1m")
@@ -174,7 +194,7 @@ func (g *Group) StartOf() driver.Start {
 func (s *Settings) Topic(name string) *Topic {
 	if of, dead := strings.CutSuffix(name, DeadSuffix); dead {
 		if t := s.Topic(of); t != nil {
-			return &Topic{Name: name, Partitions: 1, Layout: t.Layout}
+			return &Topic{Name: name, Partitions: 1, Layout: t.layout(), Unsigned: t.Unsigned}
 		}
 	}
 	var anyOf *Topic
@@ -193,6 +213,16 @@ func (s *Settings) Topic(name string) *Topic {
 // letters in a topic which are done with. Every namespace has it.
 func ForDeadLetters(topic, group string) bool {
 	return group == DeadGroup && strings.HasSuffix(topic, DeadSuffix)
+}
+
+func (t *Topic) layout() string {
+	switch {
+	case t.Layout != "":
+		return t.Layout
+	case t.Physical != "":
+		return Native
+	}
+	return Envelope
 }
 
 // Group returns the settings of a group on a topic, nil if the namespace has

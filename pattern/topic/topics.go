@@ -10,6 +10,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern/trust"
 )
 
 // dedup is how long a topic knows the ids of its messages, where the backend
@@ -19,8 +20,8 @@ const dedup = 10 * time.Minute
 // Topics are the topics of a namespace. It opens them when they are asked for
 // first. Its methods may be called from several goroutines.
 type Topics struct {
-	Settings  *Settings
-	Namespace string
+	Settings *Settings
+	Gate     trust.Gate
 
 	log        driver.Log
 	guarantees driver.LogGuarantees
@@ -42,14 +43,16 @@ type Open struct {
 	Name       string
 	Guarantees driver.LogGuarantees
 
-	namespace string
-	native    bool
-	keepsIDs  bool
+	gate     *trust.Gate
+	of       string // the topic, or that whose dead letters it has
+	native   bool
+	unsigned bool // what has no signature is delivered
+	keepsIDs bool
 }
 
 // New returns the topics of a namespace. It talks to nobody. It says which of
 // the settings the backend cannot keep.
-func New(namespace string, s *Settings, log driver.Log) (*Topics, error) {
+func New(gate trust.Gate, s *Settings, log driver.Log) (*Topics, error) {
 	g := log.Guarantees()
 	var c checker
 	for i := range s.Topics {
@@ -59,7 +62,7 @@ func New(namespace string, s *Settings, log driver.Log) (*Topics, error) {
 	if len(c) > 0 {
 		return nil, errs.Invalid(c...)
 	}
-	return &Topics{Settings: s, Namespace: namespace, log: log, guarantees: g, open: make(map[string]*opening)}, nil
+	return &Topics{Settings: s, Gate: gate, log: log, guarantees: g, open: make(map[string]*opening)}, nil
 }
 
 // Guarantees returns what the backend promises.
@@ -88,11 +91,14 @@ func (t *Topics) Open(ctx context.Context, name string) (*Open, error) {
 	t.open[name] = o
 	t.mu.Unlock()
 
+	o.err = errs.Internal // unless ask returns: others wait for it
+	defer func() {
+		if o.err != nil {
+			t.Forget(name)
+		}
+		close(o.done)
+	}()
 	o.open, o.err = t.ask(ctx, name, spec)
-	if o.err != nil {
-		t.Forget(name)
-	}
-	close(o.done)
 	return o.open, o.err
 }
 
@@ -119,8 +125,8 @@ func (t *Topics) ask(ctx context.Context, name string, s *Topic) (*Open, error) 
 		return nil, err
 	}
 	return &Open{
-		Topic: open, Name: name, Guarantees: t.guarantees, namespace: t.Namespace, keepsIDs: spec.Dedup > 0,
-		native: s.Layout == Native || s.Layout == "" && s.Physical != "",
+		Topic: open, Name: name, Guarantees: t.guarantees, keepsIDs: spec.Dedup > 0, native: s.layout() == Native,
+		gate: &t.Gate, of: strings.TrimSuffix(name, DeadSuffix), unsigned: s.Unsigned == trust.Deliver,
 	}, nil
 }
 

@@ -24,7 +24,7 @@ import (
 const (
 	signedEnvelopes = `{"topics": [{"name": "*", "partitions": 1}]}`
 	signedNative    = `{"topics": [{"name": "*", "partitions": 1, "layout": "native"}]}`
-	unsignedPass    = `{"topics": [{"name": "orders", "partitions": 1, "layout": "native", "unsigned": "deliver"}]}`
+	unsignedToo     = `{"topics": [{"name": "orders", "partitions": 1, "layout": "native", "unsigned": "deliver"}]}`
 )
 
 // signingChecks are the tests of what is signed and verified.
@@ -47,8 +47,8 @@ func signingChecks() []check {
 		on("poison-native", signedNative, testPoison),
 		on("native-parts", signedNative, testNativeParts),
 		on("dead-letters", signedEnvelopes, testSignedDeadLetters),
-		on("unsigned-delivered", unsignedPass, testUnsignedDelivered),
-		on("unsigned-dead-letters", unsignedPass, testUnsignedDeadLetters),
+		on("unsigned-delivered", unsignedToo, testUnsignedDelivered),
+		on("unsigned-dead-letters", unsignedToo, testUnsignedDeadLetters),
 		on("rotation", signedEnvelopes, testRotation),
 		listen("pubsub", "", testSignedPubSub),
 		listen("pubsub-unsigned-told", `{"unsigned": "deliver"}`, testUnsignedTold),

@@ -16,6 +16,10 @@ type Catalog struct {
 	// neither reads what the reference names nor repeats it in its error.
 	Credentials func(ref string) error
 
+	// Keys says what is wrong with the signing keys of a namespace whose
+	// document has signing, or only with their reference, as Credentials does.
+	Keys func(n *Namespace) error
+
 	// Open opens a connection as the driver of the document does it, which
 	// checks the document's url, tls and options and talks to nobody. It is
 	// called once for each Backend. The connection stays the caller's, to
@@ -32,6 +36,10 @@ type Kind struct {
 	// and reports every mistake as an errs.Field below "settings". nil: the
 	// kind has no settings.
 	CheckSettings func(settings json.RawMessage) error
+
+	// CheckSigning checks what settings without mistakes mean in a namespace
+	// that signs, or does not. nil: the kind has no messages.
+	CheckSigning func(settings json.RawMessage, signs bool) error
 }
 
 // A SlotNeed is one slot of a kind and what has to fill it.

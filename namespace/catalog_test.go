@@ -7,6 +7,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/errs"
+	"github.com/prismgw/prism/pattern/topic"
 	"github.com/prismgw/prism/secret"
 )
 
@@ -19,10 +20,11 @@ func testCatalog() Catalog {
 		Kinds: []Kind{
 			{Name: "keyvalue", Slots: []SlotNeed{{Name: "store-kv", Primitive: PrimitiveKV}}},
 			{Name: "pubsub", Slots: []SlotNeed{{Name: "messages-pubsub", Primitive: PrimitivePubSub}}},
-			{Name: "producer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics},
-			{Name: "consumer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics},
+			{Name: "producer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics, CheckSigning: topic.CheckSigning},
+			{Name: "consumer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics, CheckSigning: topic.CheckSigning},
 			{Name: "lease", Slots: []SlotNeed{{Name: "lock-kv", Primitive: PrimitiveKV, Versions: driver.WriteVersions}}, CheckSettings: checkLease},
 		},
+		Keys: func(n *Namespace) error { return secret.Check(n.Spec.GetSigning().GetKeys()) },
 		Open: func(b *Backend) (driver.Conn, error) {
 			var options struct {
 				Pool int `json:"pool"`
@@ -154,15 +156,6 @@ type describedLog struct {
 func (l describedLog) Guarantees() driver.LogGuarantees { return l.guarantees }
 
 func checkTopics(settings json.RawMessage) error {
-	s := struct {
-		Topics    []map[string]any `json:"topics"`
-		Consumers []map[string]any `json:"consumers"`
-	}{}
-	if err := driver.DecodeStrict(settings, &s); err != nil {
-		return err
-	}
-	if len(s.Topics) > 0 && s.Topics[0]["layout"] == "upside-down" {
-		return errs.Invalid(errs.Field{Path: "settings.topics[0].layout", Text: "must be envelope or native"})
-	}
-	return nil
+	_, err := topic.Decode(settings)
+	return err
 }

@@ -34,6 +34,9 @@ func (n *Placement) explain(b *bytes.Buffer) {
 		fmt.Fprintf(b, " (%s:%d)", n.File, n.Line)
 	}
 	fmt.Fprintf(b, "\n  anonymous callers: %s\n", strings.ReplaceAll(n.Anonymous, "_", " "))
+	if n.Signing != "" {
+		fmt.Fprintf(b, "  messages: signed, and verified before they are delivered, with the keys of %s\n", n.Signing)
+	}
 	for _, warning := range n.Warnings {
 		fmt.Fprintf(b, "  warning: %s\n", warning)
 	}

@@ -20,8 +20,9 @@ type Placement struct {
 	Name       string          `json:"name"`
 	File       string          `json:"file,omitempty"`
 	Line       int             `json:"line,omitempty"`
-	Anonymous  string          `json:"anonymous"`  // AnonymousDeny, ...
-	Durability string          `json:"durability"` // what the namespace asks for; "process" where it says nothing
+	Anonymous  string          `json:"anonymous"`         // AnonymousDeny, ...
+	Signing    string          `json:"signing,omitempty"` // where the keys of its messages are; empty: they are not signed
+	Durability string          `json:"durability"`        // what the namespace asks for; "process" where it says nothing
 	Patterns   []PlacedPattern `json:"patterns"`
 	Warnings   []string        `json:"warnings,omitempty"`
 }

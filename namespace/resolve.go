@@ -126,10 +126,15 @@ func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 func (v *resolver) namespace(n *Namespace) Placement {
 	plan := Placement{
 		Spec: n.Spec, Name: n.Spec.GetName(), File: n.Origin.File, Line: n.Origin.Line,
-		Anonymous: n.Anonymous(), Durability: durabilityProcess, Patterns: []PlacedPattern{},
+		Anonymous: n.Anonymous(), Signing: n.Spec.GetSigning().GetKeys(), Durability: durabilityProcess, Patterns: []PlacedPattern{},
 	}
 	if d := n.Spec.GetNeeds().GetDurability(); d != "" {
 		plan.Durability = d
+	}
+	if n.Spec.GetSigning() != nil {
+		if err := v.catalog.Keys(n); err != nil {
+			explainError(err, "signing.keys", func(path, text string) { v.report.namespace(n, path, "%s", text) })
+		}
 	}
 	patterns := patternsOf(n.Spec)
 	if len(patterns) == 0 {
@@ -143,7 +148,18 @@ func (v *resolver) namespace(n *Namespace) Placement {
 			plan.Patterns = append(plan.Patterns, got)
 		}
 	}
+	if plan.Signing != "" && !v.hasMessages(&plan) {
+		plan.Warnings = append(plan.Warnings, "there are no messages to sign, because it has no topics and no pattern of kind pubsub")
+	}
 	return plan
+}
+
+// hasMessages reports whether a pattern of the namespace has any.
+func (v *resolver) hasMessages(plan *Placement) bool {
+	return slices.ContainsFunc(plan.Patterns, func(p PlacedPattern) bool {
+		i := slices.IndexFunc(v.catalog.Kinds, func(k Kind) bool { return k.Name == p.Kind })
+		return v.catalog.Kinds[i].CheckSigning != nil
+	})
 }
 
 func (v *resolver) pattern(n *Namespace, p pattern) (PlacedPattern, bool) {
@@ -184,7 +200,11 @@ func (v *resolver) checkSettings(n *Namespace, p pattern, kind *Kind, settings j
 	path := p.path + ".settings"
 	switch {
 	case kind.CheckSettings != nil:
-		if err := kind.CheckSettings(settings); err != nil {
+		err := kind.CheckSettings(settings)
+		if err == nil && kind.CheckSigning != nil {
+			err = kind.CheckSigning(settings, n.Spec.GetSigning() != nil)
+		}
+		if err != nil {
 			base := p.path
 			if len(errs.From(err).Fields) == 0 {
 				base = path

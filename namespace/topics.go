@@ -1,6 +1,7 @@
 package namespace
 
 import (
+	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -9,9 +10,10 @@ import (
 )
 
 // topicSettings returns the settings of the two patterns that topics and
-// consumers are short for.
+// consumers are short for. What is delivered unsigned is the consumer's affair.
 func topicSettings(n *namespacev1.Namespace) (producer, consumer *structpb.Struct) {
 	topics := make([]*structpb.Value, len(n.GetTopics()))
+	consumed := make([]*structpb.Value, len(topics))
 	for i, t := range n.GetTopics() {
 		topics[i] = entry("name", t.GetName(), "layout", t.GetLayout(), "physical", t.GetPhysical())
 		number(topics[i], "partitions", int64(t.GetPartitions()))
@@ -22,6 +24,12 @@ func topicSettings(n *namespacev1.Namespace) (producer, consumer *structpb.Struc
 				kept.GetStructValue().Fields["until_consumed"] = structpb.NewBoolValue(true)
 			}
 			topics[i].GetStructValue().Fields["retention"] = kept
+		}
+		consumed[i] = topics[i]
+		if u := t.GetUnsigned(); u != "" {
+			fields := maps.Clone(topics[i].GetStructValue().GetFields())
+			fields["unsigned"] = structpb.NewStringValue(u)
+			consumed[i] = structpb.NewStructValue(&structpb.Struct{Fields: fields})
 		}
 	}
 	groups := make([]*structpb.Value, len(n.GetConsumers()))
@@ -34,7 +42,7 @@ func topicSettings(n *namespacev1.Namespace) (producer, consumer *structpb.Struc
 		return structpb.NewListValue(&structpb.ListValue{Values: all})
 	}
 	producer = &structpb.Struct{Fields: map[string]*structpb.Value{"topics": list(topics)}}
-	consumer = &structpb.Struct{Fields: map[string]*structpb.Value{"topics": list(topics)}}
+	consumer = &structpb.Struct{Fields: map[string]*structpb.Value{"topics": list(consumed)}}
 	if len(groups) > 0 {
 		consumer.Fields["consumers"] = list(groups)
 	}

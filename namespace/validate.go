@@ -182,6 +182,9 @@ func validateNamespace(n *namespacev1.Namespace, say sayer) {
 	validateLabels(n.GetLabels(), say)
 	validatePatterns(n, say)
 	validateTopics(n, say)
+	if n.GetSigning() != nil && n.GetSigning().GetKeys() == "" {
+		say("signing.keys", "is missing; write where the ring of keys is: env://NAME or file:///path")
+	}
 	checkChoice("needs.durability", n.GetNeeds().GetDurability(), say, durabilityStrong, durabilityProcess, durabilityNone)
 	checkChoice("needs.consistency", n.GetNeeds().GetConsistency(), say, consistencyStrong)
 	checkChoice("auth.anonymous", n.GetAuth().GetAnonymous(), say, AnonymousDeny, AnonymousReadOnly, AnonymousReadWrite)

@@ -62,6 +62,7 @@ type Proxy struct {
 	kinds   *kinds
 	metrics *metrics
 	pool    *pool
+	keys    *keyrings
 	tracing *tracing // nil: none
 	streams *streams
 	unsent  unsent
@@ -100,6 +101,7 @@ func New(o Options) (*Proxy, error) {
 	p.unsent.limit = cmp.Or(int64(o.MaxUnsent), unsentLimit(debug.SetMemoryLimit(-1)))
 	p.metrics.registry.MustRegister(p.unsent.collector(), newMeasures(p))
 	p.pool = &pool{open: o.open, log: o.Log, metrics: p.metrics, now: o.Now, all: map[string]*backend{}}
+	p.keys = newKeyrings(o.Log, p.metrics.registry)
 	p.snapshot.Store(newSnapshot())
 	p.grpc, p.health = p.newGRPC()
 	p.http = newHTTP(newHTTPServer(p))
@@ -194,6 +196,7 @@ func (p *Proxy) closeBackends() {
 			<-s.freed
 		}
 	}
+	p.keys.close()
 	p.pool.mu.Lock()
 	left := make([]*backend, 0, len(p.pool.all))
 	for _, b := range p.pool.all {
@@ -210,17 +213,18 @@ func (p *Proxy) closeBackends() {
 }
 
 // Catalog returns what there is in this build, for reading documents without
-// serving them. The connections that it opens are the caller's to close.
-func (o *Options) Catalog() namespace.Catalog { return o.catalog(o.open) }
+// serving them: it reads no secret. The connections that it opens are the
+// caller's to close.
+func (o *Options) Catalog() namespace.Catalog { return o.catalog(o.open, checkKeys) }
 
-func (o *Options) catalog(open func(*namespace.Backend) (driver.Conn, error)) namespace.Catalog {
-	c := namespace.Catalog{Credentials: secret.Check, Open: open}
+func (o *Options) catalog(open func(*namespace.Backend) (driver.Conn, error), keys func(*namespace.Namespace) error) namespace.Catalog {
+	c := namespace.Catalog{Credentials: secret.Check, Keys: keys, Open: open}
 	for i := range o.Drivers {
 		c.Drivers = append(c.Drivers, o.Drivers[i].Name)
 	}
 	for i := range o.Kinds {
 		k := &o.Kinds[i]
-		kind := namespace.Kind{Name: k.Name, CheckSettings: k.Check}
+		kind := namespace.Kind{Name: k.Name, CheckSettings: k.Check, CheckSigning: k.CheckSigning}
 		for _, s := range k.Slots {
 			kind.Slots = append(kind.Slots, namespace.SlotNeed{Name: s.Name, Primitive: s.Primitive})
 		}

@@ -23,7 +23,8 @@ const closeAfter = 30 * time.Second
 type snapshot struct {
 	namespaces map[string]*tenant
 	backends   map[string]*backend
-	open       bool // every namespace lets anonymous callers in, so that saying which exist reveals nothing
+	keys       map[string]*keyring // by namespace; none: it does not sign
+	open       bool                // every namespace lets anonymous callers in, so that saying which exist reveals nothing
 
 	instances []*instance // of its patterns
 
@@ -38,7 +39,7 @@ type snapshot struct {
 
 // newSnapshot returns an empty configuration.
 func newSnapshot() *snapshot {
-	s := &snapshot{namespaces: map[string]*tenant{}, backends: map[string]*backend{}, open: true, free: func() {}, freed: make(chan struct{})}
+	s := &snapshot{namespaces: map[string]*tenant{}, backends: map[string]*backend{}, keys: map[string]*keyring{}, open: true, free: func() {}, freed: make(chan struct{})}
 	s.users.Store(1)
 	return s
 }
@@ -193,6 +194,9 @@ func (p *Proxy) prepare(files []namespace.File) (_ *snapshot, err error) {
 		for _, b := range s.backends {
 			p.pool.release(b)
 		}
+		for _, k := range s.keys {
+			p.keys.release(k)
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -207,6 +211,12 @@ func (p *Proxy) prepare(files []namespace.File) (_ *snapshot, err error) {
 		}
 		s.backends[b.name] = b
 		return b.conn, nil
+	}, func(doc *namespace.Namespace) error {
+		k, err := p.keys.take(doc)
+		if err == nil {
+			s.keys[doc.Spec.GetName()] = k
+		}
+		return err
 	}), files...)
 	if err != nil {
 		return nil, err
@@ -257,6 +267,10 @@ func (p *Proxy) fill(one *target, s *snapshot, plan *namespace.PlacedPattern) er
 		one.backends = append(one.backends, b)
 		config.Slots[sp.Name] = pattern.Filled{Backend: space, ID: sp.Extent.Container + "\x00" + sp.Extent.Prefix + "\x00" + sp.Extent.Suffix}
 		parts = append(parts, sp.Name, b.key, string(sp.Space.Layout))
+	}
+	if k := s.keys[config.Namespace]; k != nil && p.kinds.all[one.kind].CheckSigning != nil {
+		config.Keys = k
+		parts = append(parts, "signing", k.name.ref)
 	}
 	one.identity = fmt.Sprintf("%q", parts)
 	held, err := p.instances.take(fmt.Sprintf("%q %s", config.Namespace, one.identity), func() (pattern.Instance, error) {

@@ -307,7 +307,10 @@ type Namespace struct {
 	// these topics.
 	Topics []*Topic `protobuf:"bytes,10,rep,name=topics,proto3" json:"topics,omitempty"`
 	// The groups that consume the topics; none: any may.
-	Consumers     []*Consumer `protobuf:"bytes,11,rep,name=consumers,proto3" json:"consumers,omitempty"`
+	Consumers []*Consumer `protobuf:"bytes,11,rep,name=consumers,proto3" json:"consumers,omitempty"`
+	// Having it means that messages are signed, and verified before they are
+	// delivered.
+	Signing       *Signing `protobuf:"bytes,12,opt,name=signing,proto3" json:"signing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -419,6 +422,60 @@ func (x *Namespace) GetConsumers() []*Consumer {
 	return nil
 }
 
+func (x *Namespace) GetSigning() *Signing {
+	if x != nil {
+		return x.Signing
+	}
+	return nil
+}
+
+// Signing says with what the messages of a namespace are signed.
+type Signing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// env://NAME or file:///path: a ring of keys, as docs/contracts.md has it. A
+	// change of the file is taken up within seconds.
+	Keys          string `protobuf:"bytes,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signing) Reset() {
+	*x = Signing{}
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signing) ProtoMessage() {}
+
+func (x *Signing) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signing.ProtoReflect.Descriptor instead.
+func (*Signing) Descriptor() ([]byte, []int) {
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Signing) GetKeys() string {
+	if x != nil {
+		return x.Keys
+	}
+	return ""
+}
+
 // Topic is one topic of a namespace. It is made when it is used first.
 type Topic struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -433,14 +490,17 @@ type Topic struct {
 	// native.
 	Layout string `protobuf:"bytes,4,opt,name=layout,proto3" json:"layout,omitempty"`
 	// The backend's own name of a topic that other programs made.
-	Physical      string `protobuf:"bytes,5,opt,name=physical,proto3" json:"physical,omitempty"`
+	Physical string `protobuf:"bytes,5,opt,name=physical,proto3" json:"physical,omitempty"`
+	// deliver: messages without a signature are delivered, although the namespace
+	// signs. A wrong signature never passes. Default: they are dead letters.
+	Unsigned      string `protobuf:"bytes,6,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +512,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[4]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +525,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{4}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Topic) GetName() string {
@@ -503,6 +563,13 @@ func (x *Topic) GetPhysical() string {
 	return ""
 }
 
+func (x *Topic) GetUnsigned() string {
+	if x != nil {
+		return x.Unsigned
+	}
+	return ""
+}
+
 // Retention says which messages may be deleted. Default: none.
 type Retention struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -518,7 +585,7 @@ type Retention struct {
 
 func (x *Retention) Reset() {
 	*x = Retention{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +597,7 @@ func (x *Retention) String() string {
 func (*Retention) ProtoMessage() {}
 
 func (x *Retention) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[5]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +610,7 @@ func (x *Retention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retention.ProtoReflect.Descriptor instead.
 func (*Retention) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{5}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Retention) GetAge() string {
@@ -595,7 +662,7 @@ type Consumer struct {
 
 func (x *Consumer) Reset() {
 	*x = Consumer{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +674,7 @@ func (x *Consumer) String() string {
 func (*Consumer) ProtoMessage() {}
 
 func (x *Consumer) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[6]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +687,7 @@ func (x *Consumer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consumer.ProtoReflect.Descriptor instead.
 func (*Consumer) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{6}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Consumer) GetName() string {
@@ -696,7 +763,7 @@ type Pattern struct {
 
 func (x *Pattern) Reset() {
 	*x = Pattern{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +775,7 @@ func (x *Pattern) String() string {
 func (*Pattern) ProtoMessage() {}
 
 func (x *Pattern) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[7]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +788,7 @@ func (x *Pattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pattern.ProtoReflect.Descriptor instead.
 func (*Pattern) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{7}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Pattern) GetName() string {
@@ -765,7 +832,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +844,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +857,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{8}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Slot) GetBackend() string {
@@ -821,7 +888,7 @@ type Needs struct {
 
 func (x *Needs) Reset() {
 	*x = Needs{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +900,7 @@ func (x *Needs) String() string {
 func (*Needs) ProtoMessage() {}
 
 func (x *Needs) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +913,7 @@ func (x *Needs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Needs.ProtoReflect.Descriptor instead.
 func (*Needs) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{9}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Needs) GetDurability() string {
@@ -874,7 +941,7 @@ type Auth struct {
 
 func (x *Auth) Reset() {
 	*x = Auth{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +953,7 @@ func (x *Auth) String() string {
 func (*Auth) ProtoMessage() {}
 
 func (x *Auth) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +966,7 @@ func (x *Auth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Auth.ProtoReflect.Descriptor instead.
 func (*Auth) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{10}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Auth) GetAnonymous() string {
@@ -925,7 +992,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1004,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1017,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{11}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Limits) GetReadRps() int32 {
@@ -997,7 +1064,7 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"\x04cert\x18\x02 \x01(\tR\x04cert\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1f\n" +
 	"\vserver_name\x18\x04 \x01(\tR\n" +
-	"serverName\"\xa6\x04\n" +
+	"serverName\"\xdd\x04\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04team\x18\x02 \x01(\tR\x04team\x12 \n" +
@@ -1010,10 +1077,13 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"\x06limits\x18\t \x01(\v2\x1a.prism.namespace.v1.LimitsR\x06limits\x121\n" +
 	"\x06topics\x18\n" +
 	" \x03(\v2\x19.prism.namespace.v1.TopicR\x06topics\x12:\n" +
-	"\tconsumers\x18\v \x03(\v2\x1c.prism.namespace.v1.ConsumerR\tconsumers\x1a9\n" +
+	"\tconsumers\x18\v \x03(\v2\x1c.prism.namespace.v1.ConsumerR\tconsumers\x125\n" +
+	"\asigning\x18\f \x01(\v2\x1b.prism.namespace.v1.SigningR\asigning\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x1d\n" +
+	"\aSigning\x12\x12\n" +
+	"\x04keys\x18\x01 \x01(\tR\x04keys\"\xc8\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -1021,7 +1091,8 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"partitions\x12;\n" +
 	"\tretention\x18\x03 \x01(\v2\x1d.prism.namespace.v1.RetentionR\tretention\x12\x16\n" +
 	"\x06layout\x18\x04 \x01(\tR\x06layout\x12\x1a\n" +
-	"\bphysical\x18\x05 \x01(\tR\bphysical\"Z\n" +
+	"\bphysical\x18\x05 \x01(\tR\bphysical\x12\x1a\n" +
+	"\bunsigned\x18\x06 \x01(\tR\bunsigned\"Z\n" +
 	"\tRetention\x12\x10\n" +
 	"\x03age\x18\x01 \x01(\tR\x03age\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12%\n" +
@@ -1072,47 +1143,49 @@ func file_prism_namespace_v1_documents_proto_rawDescGZIP() []byte {
 	return file_prism_namespace_v1_documents_proto_rawDescData
 }
 
-var file_prism_namespace_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_prism_namespace_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_prism_namespace_v1_documents_proto_goTypes = []any{
 	(*Document)(nil),        // 0: prism.namespace.v1.Document
 	(*Backend)(nil),         // 1: prism.namespace.v1.Backend
 	(*TLS)(nil),             // 2: prism.namespace.v1.TLS
 	(*Namespace)(nil),       // 3: prism.namespace.v1.Namespace
-	(*Topic)(nil),           // 4: prism.namespace.v1.Topic
-	(*Retention)(nil),       // 5: prism.namespace.v1.Retention
-	(*Consumer)(nil),        // 6: prism.namespace.v1.Consumer
-	(*Pattern)(nil),         // 7: prism.namespace.v1.Pattern
-	(*Slot)(nil),            // 8: prism.namespace.v1.Slot
-	(*Needs)(nil),           // 9: prism.namespace.v1.Needs
-	(*Auth)(nil),            // 10: prism.namespace.v1.Auth
-	(*Limits)(nil),          // 11: prism.namespace.v1.Limits
-	nil,                     // 12: prism.namespace.v1.Namespace.LabelsEntry
-	nil,                     // 13: prism.namespace.v1.Pattern.SlotsEntry
-	(*structpb.Struct)(nil), // 14: google.protobuf.Struct
+	(*Signing)(nil),         // 4: prism.namespace.v1.Signing
+	(*Topic)(nil),           // 5: prism.namespace.v1.Topic
+	(*Retention)(nil),       // 6: prism.namespace.v1.Retention
+	(*Consumer)(nil),        // 7: prism.namespace.v1.Consumer
+	(*Pattern)(nil),         // 8: prism.namespace.v1.Pattern
+	(*Slot)(nil),            // 9: prism.namespace.v1.Slot
+	(*Needs)(nil),           // 10: prism.namespace.v1.Needs
+	(*Auth)(nil),            // 11: prism.namespace.v1.Auth
+	(*Limits)(nil),          // 12: prism.namespace.v1.Limits
+	nil,                     // 13: prism.namespace.v1.Namespace.LabelsEntry
+	nil,                     // 14: prism.namespace.v1.Pattern.SlotsEntry
+	(*structpb.Struct)(nil), // 15: google.protobuf.Struct
 }
 var file_prism_namespace_v1_documents_proto_depIdxs = []int32{
 	1,  // 0: prism.namespace.v1.Document.backend:type_name -> prism.namespace.v1.Backend
 	3,  // 1: prism.namespace.v1.Document.namespace:type_name -> prism.namespace.v1.Namespace
 	2,  // 2: prism.namespace.v1.Backend.tls:type_name -> prism.namespace.v1.TLS
-	14, // 3: prism.namespace.v1.Backend.options:type_name -> google.protobuf.Struct
-	14, // 4: prism.namespace.v1.Backend.asserts:type_name -> google.protobuf.Struct
-	12, // 5: prism.namespace.v1.Namespace.labels:type_name -> prism.namespace.v1.Namespace.LabelsEntry
-	7,  // 6: prism.namespace.v1.Namespace.patterns:type_name -> prism.namespace.v1.Pattern
-	9,  // 7: prism.namespace.v1.Namespace.needs:type_name -> prism.namespace.v1.Needs
-	10, // 8: prism.namespace.v1.Namespace.auth:type_name -> prism.namespace.v1.Auth
-	11, // 9: prism.namespace.v1.Namespace.limits:type_name -> prism.namespace.v1.Limits
-	4,  // 10: prism.namespace.v1.Namespace.topics:type_name -> prism.namespace.v1.Topic
-	6,  // 11: prism.namespace.v1.Namespace.consumers:type_name -> prism.namespace.v1.Consumer
-	5,  // 12: prism.namespace.v1.Topic.retention:type_name -> prism.namespace.v1.Retention
-	13, // 13: prism.namespace.v1.Pattern.slots:type_name -> prism.namespace.v1.Pattern.SlotsEntry
-	14, // 14: prism.namespace.v1.Pattern.settings:type_name -> google.protobuf.Struct
-	14, // 15: prism.namespace.v1.Slot.layout:type_name -> google.protobuf.Struct
-	8,  // 16: prism.namespace.v1.Pattern.SlotsEntry.value:type_name -> prism.namespace.v1.Slot
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 3: prism.namespace.v1.Backend.options:type_name -> google.protobuf.Struct
+	15, // 4: prism.namespace.v1.Backend.asserts:type_name -> google.protobuf.Struct
+	13, // 5: prism.namespace.v1.Namespace.labels:type_name -> prism.namespace.v1.Namespace.LabelsEntry
+	8,  // 6: prism.namespace.v1.Namespace.patterns:type_name -> prism.namespace.v1.Pattern
+	10, // 7: prism.namespace.v1.Namespace.needs:type_name -> prism.namespace.v1.Needs
+	11, // 8: prism.namespace.v1.Namespace.auth:type_name -> prism.namespace.v1.Auth
+	12, // 9: prism.namespace.v1.Namespace.limits:type_name -> prism.namespace.v1.Limits
+	5,  // 10: prism.namespace.v1.Namespace.topics:type_name -> prism.namespace.v1.Topic
+	7,  // 11: prism.namespace.v1.Namespace.consumers:type_name -> prism.namespace.v1.Consumer
+	4,  // 12: prism.namespace.v1.Namespace.signing:type_name -> prism.namespace.v1.Signing
+	6,  // 13: prism.namespace.v1.Topic.retention:type_name -> prism.namespace.v1.Retention
+	14, // 14: prism.namespace.v1.Pattern.slots:type_name -> prism.namespace.v1.Pattern.SlotsEntry
+	15, // 15: prism.namespace.v1.Pattern.settings:type_name -> google.protobuf.Struct
+	15, // 16: prism.namespace.v1.Slot.layout:type_name -> google.protobuf.Struct
+	9,  // 17: prism.namespace.v1.Pattern.SlotsEntry.value:type_name -> prism.namespace.v1.Slot
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_prism_namespace_v1_documents_proto_init() }
@@ -1130,7 +1203,7 @@ func file_prism_namespace_v1_documents_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_prism_namespace_v1_documents_proto_rawDesc), len(file_prism_namespace_v1_documents_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

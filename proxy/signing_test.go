@@ -1,0 +1,132 @@
+package proxy_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prismgw/prism/client"
+	"github.com/prismgw/prism/pattern"
+	"github.com/prismgw/prism/pattern/consumer"
+	"github.com/prismgw/prism/pattern/keyvalue"
+	"github.com/prismgw/prism/pattern/producer"
+	"github.com/prismgw/prism/pattern/pubsub"
+	"github.com/prismgw/prism/proxy"
+)
+
+// A ringFile is the secret of a namespace that signs.
+type ringFile struct {
+	*testing.T
+	path string
+}
+
+// newRing makes a ring whose first id is the current one.
+func newRing(t *testing.T, ids ...string) *ringFile {
+	t.Helper()
+	r := &ringFile{t, filepath.Join(t.TempDir(), "ring.json")}
+	r.set(ids...)
+	return r
+}
+
+// set replaces the ring.
+func (r *ringFile) set(ids ...string) {
+	r.Helper()
+	keys := make(map[string]string, len(ids))
+	for _, id := range ids {
+		keys[id] = base64.StdEncoding.EncodeToString(bytes.Repeat([]byte(id[:1]), 32))
+	}
+	text, err := json.Marshal(map[string]any{"current": ids[0], "keys": keys})
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.write(string(text))
+}
+
+func (r *ringFile) write(text string) {
+	r.Helper()
+	if err := os.WriteFile(r.path+".next", []byte(text), 0o600); err != nil {
+		r.Fatal(err)
+	}
+	if err := os.Rename(r.path+".next", r.path); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// documents are a namespace on memory with topics and messages, which signs.
+func (r *ringFile) documents(more ...string) string {
+	return `{kind: Backend, name: memory, driver: memory, url: "memory://` + strings.ToLower(filepath.Base(filepath.Dir(filepath.Dir(r.path)))) + `"}
+---
+{kind: Namespace, name: shop, topics: [{name: orders, partitions: 4}], patterns: [{name: events, kind: pubsub}],
+ needs: {durability: none}, auth: {anonymous: read_write}, signing: {keys: "file://` + r.path + `"}` + strings.Join(more, "") + `}`
+}
+
+// withTopics serves all kinds of patterns.
+func withTopics(o *proxy.Options) {
+	o.Kinds = []pattern.Kind{keyvalue.Kind(), producer.Kind(), consumer.Kind(), pubsub.Kind()}
+}
+
+// client returns a client of the proxy.
+func (s *served) client(t *testing.T, opts ...client.Option) *client.Client {
+	t.Helper()
+	c, err := client.Dial(s.GRPC, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// A configuration with a ring that cannot be read is refused, with the place in
+// the document; so a proxy that runs can be started again.
+func TestRingsOfDocuments(t *testing.T) {
+	t.Parallel()
+	r := newRing(t, "a")
+	s := start(t, withTopics, r.documents())
+	for what, text := range map[string]string{
+		"no JSON":     "hunter2-hunter2-hunter2-hunter2-",
+		"a short key": `{"current": "a", "keys": {"a": "aHVudGVyMg=="}}`,
+		"no current":  `{"current": "b", "keys": {"a": "` + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("a"), 32)) + `"}}`,
+	} {
+		r.write(text)
+		for _, document := range []string{r.documents(), strings.ReplaceAll(r.documents(), "name: shop", "name: other")} { // a reload, and a first time
+			err := s.load(document)
+			if err == nil || !strings.Contains(err.Error(), "signing.keys: file://"+r.path) || !strings.Contains(err.Error(), "test.yaml:4:") {
+				t.Errorf("%s: %v", what, err)
+			}
+			if err != nil && (strings.Contains(err.Error(), "unter2") || strings.Contains(err.Error(), "aHVud")) {
+				t.Errorf("%s: a key is shown: %v", what, err)
+			}
+		}
+	}
+	if n := len(series(t, s, `namespace="other"`)); n != 0 {
+		t.Errorf("a namespace that was refused has %d series", n)
+	}
+	topics := s.client(t).Topics("shop")
+	if _, err := topics.Publish(t.Context(), "orders", []byte("x")); err != nil {
+		t.Errorf("with the ring from before: %v %s", err, &s.log)
+	}
+	if err := os.Remove(r.path); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.load(r.documents()); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+		t.Error(err)
+	}
+	r.set("b", "a")
+	if err := s.load(r.documents()); err != nil {
+		t.Error(err)
+	}
+	if _, err := topics.Publish(t.Context(), "orders", []byte("x")); err != nil {
+		t.Error(err)
+	}
+	if got := series(t, s, "prism_signing_keys_changes_total{"); len(got) != 2 {
+		t.Errorf("counted %s", got)
+	}
+	if err := s.load(documents); err != nil {
+		t.Fatal(err)
+	}
+	goneFrom(t, s, `namespace="shop"`)
+}

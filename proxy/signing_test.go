@@ -56,12 +56,18 @@ func (r *ringFile) write(text string) {
 	}
 }
 
+// url is of a backend of the test's own.
+func (r *ringFile) url() string {
+	return "memory://" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(r.Name()))
+}
+
 // documents are a namespace on memory with topics and messages, which signs.
-func (r *ringFile) documents(more ...string) string {
-	return `{kind: Backend, name: memory, driver: memory, url: "memory://` + strings.ToLower(filepath.Base(filepath.Dir(filepath.Dir(r.path)))) + `"}
+func (r *ringFile) documents() string {
+	return `{kind: Backend, name: memory, driver: memory, url: "` + r.url() + `"}
 ---
-{kind: Namespace, name: shop, topics: [{name: orders, partitions: 4}], patterns: [{name: events, kind: pubsub}],
- needs: {durability: none}, auth: {anonymous: read_write}, signing: {keys: "file://` + r.path + `"}` + strings.Join(more, "") + `}`
+{kind: Namespace, name: shop, topics: [{name: orders, partitions: 4}, {name: "*", partitions: 1}],
+ patterns: [{name: events, kind: pubsub}],
+ needs: {durability: none}, auth: {anonymous: read_write}, signing: {keys: "file://` + r.path + `"}}`
 }
 
 // withTopics serves all kinds of patterns.
@@ -94,7 +100,7 @@ func TestRingsOfDocuments(t *testing.T) {
 		r.write(text)
 		for _, document := range []string{r.documents(), strings.ReplaceAll(r.documents(), "name: shop", "name: other")} { // a reload, and a first time
 			err := s.load(document)
-			if err == nil || !strings.Contains(err.Error(), "signing.keys: file://"+r.path) || !strings.Contains(err.Error(), "test.yaml:4:") {
+			if err == nil || !strings.Contains(err.Error(), "signing.keys: file://"+r.path) || !strings.Contains(err.Error(), "test.yaml:5:") {
 				t.Errorf("%s: %v", what, err)
 			}
 			if err != nil && (strings.Contains(err.Error(), "unter2") || strings.Contains(err.Error(), "aHVud")) {

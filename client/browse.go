@@ -19,11 +19,12 @@ import (
 // A Kept message is one as it stands in a topic.
 type Kept struct {
 	Envelope   *envelopev1.PrismEnvelope // nil: what stands there cannot be read
-	Unreadable string                    // why
+	Unreadable string                    // why, or why its payload could not be decrypted, which is as it stands there then
 	Partition  int
 	Position   int64
 	Appended   time.Time         // when the topic got it
 	Headers    map[string]string // of a dead letter: prism-dead-reason and others
+	SealedWith string            // the id of the key that the payload is encrypted with; empty: none
 }
 
 // Browsing says what of a topic is browsed.
@@ -100,7 +101,7 @@ func (b *browse) pass(ctx context.Context) error {
 	for err == nil {
 		var page *consumerv1.BrowseResponse
 		if page, err = stream.Recv(); err == nil {
-			err = b.page(page)
+			err = b.page(ctx, page)
 		}
 	}
 	switch {
@@ -112,7 +113,7 @@ func (b *browse) pass(ctx context.Context) error {
 	return c.unanswered(ctx, err, false, p.Addr != nil)
 }
 
-func (b *browse) page(page *consumerv1.BrowseResponse) error {
+func (b *browse) page(ctx context.Context, page *consumerv1.BrowseResponse) error {
 	if begins := page.GetBegins(); len(begins) > 0 {
 		b.next = begins
 		b.request.From = &consumerv1.Start{From: &consumerv1.Start_Positions_{Positions: &consumerv1.Start_Positions{ByPartition: b.next}}}
@@ -124,6 +125,10 @@ func (b *browse) page(page *consumerv1.BrowseResponse) error {
 		one := Kept{
 			Envelope: m.GetEnvelope(), Unreadable: m.GetUnreadable(), Headers: m.GetHeaders(),
 			Partition: int(place.GetPartition()), Position: place.GetPosition(), Appended: place.GetAppendedAt().AsTime(),
+		}
+		id, err := b.topics.client.opts.payload.open(ctx, one.Envelope)
+		if one.SealedWith = id; err != nil {
+			one.Unreadable = err.Error()
 		}
 		if !b.yield(one, nil) {
 			return errStopped

@@ -31,6 +31,7 @@ type Delivery struct {
 	// Unreadable says why there is no Envelope. It is for the group prism-dlq,
 	// of dead letters.
 	Unreadable string
+	SealedWith string // the id of the key that the payload was encrypted with; empty: none
 
 	receipt string
 }
@@ -52,7 +53,7 @@ func (t *Topics) Consume(ctx context.Context, topic, group string, handle func(c
 	if t.invalid != nil {
 		return t.invalid
 	}
-	o := consumeOptions{concurrency: 16, maxHandling: 10 * time.Minute, settleError: func(*Delivery, error) {}, told: func(error) {}}
+	o := consumeOptions{concurrency: 16, maxHandling: 10 * time.Minute, settleError: func(*Delivery, error) {}, told: func(error) {}, unreadable: func(*Delivery, error) {}}
 	for _, opt := range opts {
 		opt.consume(&o)
 	}
@@ -273,6 +274,12 @@ const (
 func (s *session) work(ctx context.Context, d *Delivery) {
 	ctx, cancel := context.WithTimeout(ctx, s.maxHandling)
 	defer cancel()
+	var err error
+	if d.SealedWith, err = s.topics.client.opts.payload.open(ctx, d.Envelope); err != nil {
+		s.unreadable(d, err)
+		s.settle(d, errors.New(errs.From(err).Text())) // where the keys are is nobody else's business
+		return
+	}
 	t := time.NewTimer(extendFirst)
 	defer t.Stop()
 	done := make(chan error, 1)

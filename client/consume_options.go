@@ -2,14 +2,15 @@ package client
 
 import "time"
 
-// A ConsumeOption is one of Concurrency, MaxHandling, OnSettleError and
-// OnSession.
+// A ConsumeOption is one of Concurrency, MaxHandling, OnSettleError,
+// OnUnreadable and OnSession.
 type ConsumeOption interface{ consume(o *consumeOptions) }
 
 type consumeOptions struct {
 	concurrency int
 	maxHandling time.Duration
 	settleError func(d *Delivery, err error)
+	unreadable  func(d *Delivery, err error)
 	told        func(err error)
 }
 
@@ -33,6 +34,15 @@ func (d MaxHandling) consume(o *consumeOptions) { o.maxHandling = time.Duration(
 type OnSettleError func(d *Delivery, err error)
 
 func (f OnSettleError) consume(o *consumeOptions) { o.settleError = f }
+
+// OnUnreadable is told of messages whose payload cannot be decrypted, and why,
+// such as with which key that is not there. No handler gets them: they are
+// rejected for that reason, come again later, perhaps to a consumer that has the
+// key, and after the last attempt go to the dead letters. It may be called from
+// several goroutines.
+type OnUnreadable func(d *Delivery, err error)
+
+func (f OnUnreadable) consume(o *consumeOptions) { o.unreadable = f }
 
 // OnSession is told nil when a subscription stands, and of each one that could not
 // be had, or broke, and is tried again, why; errs.Draining where the proxy asked

@@ -29,6 +29,7 @@ type options struct {
 	traceparent        func(context.Context) string
 	unary              bool
 	timeout            time.Duration
+	payload            *payloadKeys // nil: payloads are not encrypted
 	retry              RetryPolicy
 	dial               []grpc.DialOption
 

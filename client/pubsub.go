@@ -29,6 +29,12 @@ func (p *PubSub) Publish(ctx context.Context, subject string, payload []byte, op
 	for _, opt := range opts {
 		opt(e)
 	}
+	if keys := p.client.opts.payload; keys != nil {
+		envelope.Fill(e, p.namespace, subject)
+		if err := keys.seal(ctx, e); err != nil {
+			return "", err
+		}
+	}
 	answer := new(pubsubv1.PublishResponse)
 	err = p.client.run(ctx, &invocation{
 		method:   publishMethod,
@@ -53,6 +59,9 @@ type Message struct {
 	Payload  []byte
 	Envelope *envelopev1.PrismEnvelope // all that came, Payload included; nil where Missed is not 0
 	Missed   int64                     // how many; MissedUnknown: nobody knows
+
+	SealedWith string // the id of the key that the payload was encrypted with; empty: none
+	Unreadable error  // why it could not be decrypted; Payload is nil then, and that of the Envelope as it came
 }
 
 // MissedUnknown is the number of missed messages that nobody counted, such as

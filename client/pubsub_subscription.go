@@ -100,7 +100,7 @@ func (s *Subscription) Messages() iter.Seq2[Message, error] {
 				s.end()
 				yield(Message{}, errs.From(err))
 				return
-			case !hand(r, yield):
+			case !s.hand(r, yield):
 				return
 			}
 		}
@@ -108,7 +108,7 @@ func (s *Subscription) Messages() iter.Seq2[Message, error] {
 }
 
 // hand yields what a response holds and reports whether to go on.
-func hand(r *pubsubv1.SubscribeResponse, yield func(Message, error) bool) bool {
+func (s *Subscription) hand(r *pubsubv1.SubscribeResponse, yield func(Message, error) bool) bool {
 	if m := r.GetMissed(); m != nil {
 		n := int64(MissedUnknown)
 		if m.Count != nil { //nolint:protogetter // whether it is there matters
@@ -119,7 +119,11 @@ func hand(r *pubsubv1.SubscribeResponse, yield func(Message, error) bool) bool {
 		}
 	}
 	for _, e := range r.GetMessages() {
-		if !yield(Message{Subject: e.GetMetadata().GetTopic(), Payload: e.GetPayload(), Envelope: e}, nil) {
+		m := Message{Subject: e.GetMetadata().GetTopic(), Envelope: e}
+		if m.SealedWith, m.Unreadable = s.pubsub.client.opts.payload.open(s.ctx, e); m.Unreadable == nil {
+			m.Payload = e.GetPayload()
+		}
+		if !yield(m, nil) {
 			return false
 		}
 	}

@@ -47,10 +47,14 @@ func (t *Topics) Publish(ctx context.Context, topic string, payload []byte, opts
 	if t.invalid != nil {
 		return Published{}, t.invalid
 	}
+	message := t.Message(topic, payload, opts...)
+	if err := t.client.opts.payload.seal(ctx, message); err != nil {
+		return Published{}, err
+	}
 	answer := new(producerv1.PublishResponse)
 	err := t.run(ctx, &invocation{
 		method:   publishTopicMethod,
-		request:  &producerv1.PublishRequest{Topic: topic, Envelope: t.Message(topic, payload, opts...)},
+		request:  &producerv1.PublishRequest{Topic: topic, Envelope: message},
 		response: answer, again: true,
 	})
 	return published(answer), err
@@ -74,8 +78,12 @@ func (t *Topics) PublishBatch(ctx context.Context, topic string, messages []*env
 	if t.invalid != nil {
 		return nil, t.invalid
 	}
+	messages, err := t.client.opts.payload.sealed(ctx, t.namespace, topic, messages)
+	if err != nil {
+		return nil, err
+	}
 	answer := new(producerv1.PublishBatchResponse)
-	err := t.run(ctx, &invocation{
+	err = t.run(ctx, &invocation{
 		method:   publishBatchMethod,
 		request:  &producerv1.PublishBatchRequest{Topic: topic, Envelopes: messages},
 		response: answer, again: true,

@@ -338,7 +338,7 @@ func TestAKeyThatIsGone(t *testing.T) {
 			break
 		}
 	}
-	if text := <-got; text != "three" {
+	if text := soon(t, got); text != "three" {
 		t.Errorf("delivered %q", text)
 	}
 	// The key is put back: the letters can be read again.
@@ -352,7 +352,18 @@ func TestAKeyThatIsGone(t *testing.T) {
 		return true
 	})
 	stop()
-	if err := <-ended; err != nil {
+	if err := soon(t, ended); err != nil {
 		t.Error(err)
 	}
+}
+
+// soon returns what comes.
+func soon[T any](t *testing.T, from <-chan T) (one T) {
+	t.Helper()
+	select {
+	case one = <-from:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing comes")
+	}
+	return one
 }

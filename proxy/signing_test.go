@@ -136,3 +136,64 @@ func TestRingsOfDocuments(t *testing.T) {
 	}
 	goneFrom(t, s, `namespace="shop"`)
 }
+
+// signs returns the key that a message of the topic is signed with, empty: none.
+func signs(t *testing.T, topics *client.Topics, text string) string {
+	t.Helper()
+	if _, err := topics.Publish(t.Context(), "orders", []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	for m, err := range topics.Browse(t.Context(), "orders", client.Browsing{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(m.Envelope.GetPayload()) == text {
+			return m.Envelope.GetSecurity().GetSigningKeyId()
+		}
+	}
+	t.Fatalf("%s is not there", text)
+	return ""
+}
+
+// Signing, and other keys, hold from the reload on that brings them.
+func TestSigningIsTurnedOn(t *testing.T) {
+	t.Parallel()
+	r, other := newRing(t, "a"), newRing(t, "b", "a")
+	plain, _, _ := strings.Cut(r.documents(), ", signing:")
+	plain += "}"
+	s := start(t, withTopics, plain)
+	topics := s.client(t).Topics("shop")
+	for i, step := range []struct{ document, key string }{
+		{plain, ""}, {r.documents(), "a"}, {strings.Replace(r.documents(), r.path, other.path, 1), "b"}, {plain, ""},
+	} {
+		if err := s.load(step.document); err != nil {
+			t.Fatal(err)
+		}
+		if key := signs(t, topics, string(rune('1'+i))); key != step.key {
+			t.Errorf("step %d: signed with %q, want %q", i, key, step.key)
+		}
+	}
+}
+
+// A layout without room for a signature is refused, unless the document says that
+// it is meant.
+func TestNativeMessagesAndSigning(t *testing.T) {
+	t.Parallel()
+	r := newRing(t, "a")
+	s := start(t, withTopics, r.documents())
+	native := func(settings string) error {
+		return s.load(strings.Replace(r.documents(), "kind: pubsub}", "kind: pubsub, settings: {"+settings+"}}", 1))
+	}
+	if err := native("layout: native"); err == nil || !strings.Contains(err.Error(), "patterns[0].settings.layout: native carries no signature") {
+		t.Error(err)
+	}
+	if err := native("layout: native, unsigned: always"); err == nil || !strings.Contains(err.Error(), "must be deliver") {
+		t.Error(err)
+	}
+	if err := native("layout: native, unsigned: deliver"); err != nil {
+		t.Error(err)
+	}
+	sub := subscribe(t, in(t, "shop"), s.pubsub(t), "a")
+	publish(t, in(t, "shop"), s.pubsub(t), "a", "x")
+	hears(t, sub, "x")
+}

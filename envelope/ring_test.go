@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
 	"github.com/prismgw/prism/envelope"
 	"github.com/prismgw/prism/errs"
 )
@@ -48,6 +49,29 @@ func TestRotation(t *testing.T) {
 	}
 	if _, err := last.Verify(old); err == nil {
 		t.Error("a key that is gone still verifies")
+	}
+	h, err := envelope.Scan(old)
+	if err != nil || !h.Signed() || !both.Has(h.SigningKeyID) || last.Has(h.SigningKeyID) || (*envelope.Ring)(nil).Has(h.SigningKeyID) {
+		t.Errorf("%v: it is signed with %q, which the second ring has and the third has not", err, h.SigningKeyID)
+	}
+}
+
+// Whoever says anything of a signature is not unsigned.
+func TestSigned(t *testing.T) {
+	t.Parallel()
+	for want, all := range map[bool][]*envelopev1.Security{
+		false: {nil, {}, {PublisherId: "somebody", AuthToken: "x"}},
+		true:  {{Signature: []byte{0}}, {SigningKeyId: "a"}, {SignatureAlgorithm: 1}, {SignatureAlgorithm: 77}},
+	} {
+		for _, s := range all {
+			wire, err := (&envelopev1.PrismEnvelope{Security: s}).MarshalVT()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, err := envelope.Scan(wire); err != nil || h.Signed() != want {
+				t.Errorf("%v: %v, %v", s, h.Signed(), err)
+			}
+		}
 	}
 }
 

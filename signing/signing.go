@@ -18,8 +18,8 @@ import (
 	"github.com/prismgw/prism/secret"
 )
 
-// Every is how often the secret is looked at.
-const Every = time.Second
+// every is how often the secret is looked at.
+const every = time.Second
 
 // Options are how the keys of one secret are read.
 type Options struct {
@@ -141,7 +141,7 @@ func (k *Keys) tell(ok bool) {
 
 func (k *Keys) follow() {
 	defer close(k.done)
-	t := time.NewTicker(Every)
+	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
 		select {

@@ -1,11 +1,12 @@
 // Package postgres is the driver for PostgreSQL 12 and newer: keys and values
-// in the table prism_kv, or in a table that is already there, and tasks in the
-// table prism_queue.
+// in the table prism_kv, or in a table that is already there, tasks in the table
+// prism_queue, and records in the table prism_log_record, which the view prism_log
+// shows with the names of their topics.
 //
 // Concurrent calls on one space share round trips and commits: while as many
 // flights are under way as the space may have, further calls queue up and go
 // together, reads as one query, writes as one pipeline of a few transactions.
-// Nothing ever waits on a timer, and a caller whose context ends leaves
+// No call ever waits on a timer, and a caller whose context ends leaves
 // without disturbing the others.
 //
 // Every condition is decided by the server in the statement that writes, so
@@ -20,9 +21,10 @@
 // after the last record's. There is no counter to write: a row that changes with
 // each append would be slower than a lock, and grow with every one beside a long
 // transaction; a sequence would leave gaps, so that nobody knew how many records
-// wait or were deleted unread. Who deletes the last records of a partition by
-// hand has their positions given again. A topic whose row in prism_log_topic is
-// deleted is gone with its groups, and its records are removed.
+// wait or were deleted unread. Whoever deletes the last records of a partition by
+// hand, or loses them as above, has their positions given again. A topic whose row
+// in prism_log_topic is deleted is gone with its groups, and its records are
+// removed.
 //
 // Connections are not made through PgBouncer in transaction mode: statements
 // are prepared once per connection and settings are sent at its start.

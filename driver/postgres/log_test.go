@@ -475,8 +475,9 @@ func logIDsAreForgotten(f *fixture) {
 	}
 }
 
-// logCommitsInOrder has a commit arrive after a later one of the same claim: it
-// changes nothing. Without the number of a commit it would set the group back.
+// logCommitsInOrder has a commit arrive after a later one of the same claim, and
+// one of an earlier claim of the same member: they change nothing. Without the
+// number of a commit, and of a claim, they would set the group back.
 func logCommitsInOrder(f *fixture) {
 	t := f.plain(f.open(f.config()))
 	f.append(t, slices.Repeat([]driver.Record{text("a")}, 9)...)
@@ -499,19 +500,26 @@ func logCommitsInOrder(f *fixture) {
 		f.Fatal(err)
 	}
 	sql := postgres.LogSQL(f.schema())["commit"]
-	again := func(sql string) int64 {
+	again := func(sql string, claim, n int64) int64 {
 		f.Helper()
-		tag, err := c.Exec(f.ctx, sql, []int64{number}, []int64{0}, []string{owner}, []int64{gained[0].Claim}, []int64{2}, []int64{4}, []string{"late"}, []int64{0})
+		tag, err := c.Exec(f.ctx, sql, []int64{number}, []int64{0}, []string{owner}, []int64{claim}, []int64{n}, []int64{4}, []string{"late"}, []int64{0})
 		if err != nil {
 			f.Fatal(err)
 		}
 		return tag.RowsAffected()
 	}
-	if n := again(sql); n != 0 || f.number(c, "SELECT next FROM "+claim) != 5 {
-		f.Errorf("a late commit has changed %d rows", n)
-	}
-	if n := again(strings.Replace(sql, "AND c.commits < u.n", "", 1)); n != 1 || f.number(c, "SELECT next FROM "+claim) != 4 {
-		f.Errorf("without the number a late commit has changed %d rows", n)
+	now := gained[0].Claim
+	for _, x := range []struct {
+		what, without string
+		claim, n      int64
+	}{{"number", " AND c.commits < u.n", now, 2}, {"claim", " AND c.claim = u.claim", now - 1, 9}} {
+		if n := again(sql, x.claim, x.n); n != 0 || f.number(c, "SELECT next FROM "+claim) != 5 {
+			f.Errorf("a commit of a %s that is over has changed %d rows", x.what, n)
+		}
+		if n := again(strings.Replace(sql, x.without, "", 1), x.claim, x.n); n != 1 || f.number(c, "SELECT next FROM "+claim) != 4 {
+			f.Errorf("without its %s a late commit has changed %d rows", x.what, n)
+		}
+		f.exec(c, "UPDATE "+claim+" SET next = 5")
 	}
 }
 
@@ -593,5 +601,22 @@ func TestLogsWaitInNoCircle(t *testing.T) {
 	wg.Wait()
 	if strings.Contains(f.server.Output(), "deadlock detected") {
 		t.Error("transactions waited for each other in a circle")
+	}
+}
+
+// logIDsEnd has an ID be over that nobody has removed.
+func logIDsEnd(f *fixture) {
+	t := f.topic(f.open(f.config()), driver.TopicSpec{Name: "t", Partitions: 1, Dedup: 10 * time.Minute})
+	one, direct := driver.Record{ID: "a"}, f.direct()
+	for i, step := range []struct {
+		left      string
+		duplicate bool
+	}{{"", false}, {"1 minute", true}, {"-1 second", false}, {"10 seconds", true}} {
+		if step.left != "" {
+			f.exec(direct, "UPDATE "+f.schema()+".prism_log_id SET kept_until = now() + interval '"+step.left+"'")
+		}
+		if r := f.append(t, one); r.Duplicate != step.duplicate || r.Position != driver.Position(1+i/2) {
+			f.Errorf("step %d: %+v", i, r)
+		}
 	}
 }

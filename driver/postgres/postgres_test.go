@@ -203,6 +203,7 @@ func TestOnOneServer(t *testing.T) {
 		"log-deleted":       logDeletedTopic,
 		"log-times":         logTimesDoNotGoBack,
 		"log-ids":           logIDsAreForgotten,
+		"log-ids-end":       logIDsEnd,
 		"log-commits":       logCommitsInOrder,
 		"log-bytes":         logOldestFirst,
 		"log-plans":         logPlans,

@@ -105,6 +105,13 @@ func changed(t *testing.T, wire []byte, change func(*envelopev1.PrismEnvelope)) 
 	return marshal(t, e)
 }
 
+// tokened is an envelope to which somebody added a token, which no signature
+// covers.
+func tokened(t *testing.T, wire []byte) []byte {
+	t.Helper()
+	return changed(t, wire, func(e *envelopev1.PrismEnvelope) { e.Security.AuthToken = "hunter2" })
+}
+
 // native reports whether the records of the shop are payloads.
 func (s *shop) native() bool { return strings.Contains(s.settings, `"native"`) }
 
@@ -187,12 +194,12 @@ func testSigned(t *testing.T, s *shop) {
 	if _, err := s.Publish(t.Context(), &producerv1.PublishRequest{Topic: "orders", Envelope: e}); err != nil {
 		t.Fatal(err)
 	}
-	batch, err := s.PublishBatch(t.Context(), &producerv1.PublishBatchRequest{Topic: "orders", Envelopes: []*envelopev1.PrismEnvelope{message("k", "2"), message("k", "")}})
-	if err != nil || batch.GetResults()[0].GetError() != nil {
+	batch, err := s.PublishBatch(t.Context(), &producerv1.PublishBatchRequest{Topic: "orders", Envelopes: []*envelopev1.PrismEnvelope{message("k", "2"), message("k", "3")}})
+	if err != nil || batch.GetResults()[0].GetError() != nil || batch.GetResults()[1].GetError() != nil {
 		t.Fatalf("%v, %v", batch, err)
 	}
-	ring, n := ringOf(t, "now"), 2
-	for _, r := range s.kept("orders", n) {
+	ring := ringOf(t, "now")
+	for _, r := range s.kept("orders", 3) {
 		h, err := ring.Verify(s.joined(&r))
 		if err != nil || string(h.Namespace) != s.namespace || string(h.Topic) != "orders" || string(h.PublisherID) != caller || len(h.AuthToken) > 0 {
 			t.Errorf("it stands there as %+v, %v", h, err)
@@ -201,13 +208,18 @@ func testSigned(t *testing.T, s *shop) {
 			t.Error("the token stands in the backend")
 		}
 	}
-	for _, text := range []string{"1", "2"} {
+	for _, text := range []string{"1", "2", "3"} {
 		d := s.receive("billing", 1)
 		s.same("received", texts(d), []string{text})
 		if sec := d[0].GetEnvelope().GetSecurity(); sec.GetSigningKeyId() != "now" || len(sec.GetSignature()) == 0 || sec.GetPublisherId() != caller || len(sec.GetRoles()) > 0 {
 			t.Errorf("delivered with %v", sec)
 		}
 		s.done("billing", d...)
+	}
+	s.slip("orders", s.stands(tokened(t, sign(t, "now", s.namespace, "orders", "with a token"))))
+	d := s.receive("billing", 1)
+	if sec := d[0].GetEnvelope().GetSecurity(); sec.GetAuthToken() != "" || sec.GetSigningKeyId() != "now" {
+		t.Errorf("another program added a token, and it was delivered: %v", sec)
 	}
 	_, err = s.Publish(t.Context(), &producerv1.PublishRequest{Topic: "orders", Envelope: &envelopev1.PrismEnvelope{
 		Payload: []byte("x"), Security: &envelopev1.Security{Signature: []byte("mine"), SigningKeyId: "now", SignatureAlgorithm: 1},
@@ -477,13 +489,13 @@ func testSignedPubSub(t *testing.T, b *bus) {
 			elsewhere++
 		}
 	}
-	b.tell(t, "a", sign(t, "before", b.place.Namespace, "a", "previous key"))
+	b.tell(t, "a", tokened(t, sign(t, "before", b.place.Namespace, "a", "previous key")))
 	b.publish(t, "a", "last")
 	var heard []string
 	for len(heard) < 3 {
 		if m := e.next(t); m != nil {
 			heard = append(heard, string(m.GetPayload()))
-			if m.GetSecurity().GetSigningKeyId() == "" || len(m.GetSecurity().GetSignature()) == 0 {
+			if m.GetSecurity().GetSigningKeyId() == "" || m.GetSecurity().GetAuthToken() != "" || len(m.GetSecurity().GetSignature()) == 0 {
 				t.Errorf("heard without a signature: %v", m)
 			}
 		}

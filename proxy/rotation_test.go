@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	pubsubv1 "github.com/prismgw/prism/api/prism/pubsub/v1"
 	"github.com/prismgw/prism/client"
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/memory"
@@ -253,12 +254,13 @@ func TestRotationUnderLoad(t *testing.T) {
 			})
 		}
 	}
+	events := []pubsubv1.PubSubClient{proxies[0].pubsub(t), proxies[1].pubsub(t)}
 	order := []string{"a", "b", "c", "d", "e"}
 	for i, id := range order {
 		if i > 0 {
 			r.set(id, order[i-1]) // the current one and the one before
 		}
-		waitFor(t, "both proxies sign with "+id, func() bool { return seen.keys()[id] > scaled(500, 50) && bothSign(t, proxies, id) })
+		waitFor(t, "both proxies sign with "+id, func() bool { return seen.keys()[id] > scaled(500, 50) && allSign(t, events, id) })
 		// What a key signed is out of the way before it goes.
 		begun := seen.progress()
 		waitFor(t, "every publisher has gone on", func() bool { return seen.beyond(begun) })
@@ -286,14 +288,15 @@ func TestRotationUnderLoad(t *testing.T) {
 	t.Logf("%d messages, by key %v", len(seen.published), seen.keys())
 }
 
-// bothSign reports whether each proxy signs with the key now.
-func bothSign(t *testing.T, proxies []*served, id string) bool {
+// allSign reports whether each proxy signs with the key now.
+func allSign(t *testing.T, proxies []pubsubv1.PubSubClient, id string) bool {
 	t.Helper()
-	for _, s := range proxies {
-		events := s.pubsub(t)
-		sub := subscribe(t, in(t, "shop"), events, "probe")
-		publish(t, in(t, "shop"), events, "probe", "x")
+	for _, events := range proxies {
+		ctx, leave := context.WithCancel(in(t, "shop"))
+		sub := subscribe(t, ctx, events, "probe")
+		publish(t, ctx, events, "probe", "x")
 		m, err := sub.Recv()
+		leave()
 		if err != nil || len(m.GetMessages()) == 0 || m.GetMessages()[0].GetSecurity().GetSigningKeyId() != id {
 			return false
 		}
@@ -313,7 +316,8 @@ func TestAKeyThatIsGone(t *testing.T) {
 		}
 	}
 	r.set("b")
-	waitFor(t, "the new key signs", func() bool { return bothSign(t, []*served{s}, "b") })
+	events := []pubsubv1.PubSubClient{s.pubsub(t)}
+	waitFor(t, "the new key signs", func() bool { return allSign(t, events, "b") })
 	if _, err := topics.Publish(t.Context(), "orders", []byte("three")); err != nil {
 		t.Fatal(err)
 	}

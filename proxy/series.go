@@ -158,9 +158,6 @@ func (m *metrics) holdBackend(name string) *backendSeries {
 		for _, op := range wrap.Methods() {
 			s.seconds[op] = m.calls.with(name, op)
 		}
-		for _, op := range []string{"topic", "append", "read", "join", "stat", "seek", "commit"} {
-			s.seconds[op] = m.calls.with(name, op)
-		}
 		m.backends[name] = s
 	}
 	s.holders++

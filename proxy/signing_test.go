@@ -111,7 +111,8 @@ func TestRingsOfDocuments(t *testing.T) {
 	if n := len(series(t, s, `namespace="other"`)); n != 0 {
 		t.Errorf("a namespace that was refused has %d series", n)
 	}
-	topics := s.client(t).Topics("shop")
+	c := s.client(t)
+	topics := c.Topics("shop")
 	if _, err := topics.Publish(t.Context(), "orders", []byte("x")); err != nil {
 		t.Errorf("with the ring from before: %v %s", err, &s.log)
 	}
@@ -134,6 +135,7 @@ func TestRingsOfDocuments(t *testing.T) {
 	if err := s.load(documents); err != nil {
 		t.Fatal(err)
 	}
+	_ = c.Close() // a stream holds its series until it ends
 	goneFrom(t, s, `namespace="shop"`)
 }
 

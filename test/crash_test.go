@@ -240,12 +240,21 @@ func startServer(t *testing.T, dir string, args ...string) *server {
 }
 
 // startServerAt is startServer for a server whose addresses others look up.
+// Arguments that are NAME=VALUE are of its environment.
 func startServerAt(t *testing.T, dir, readyFile string, args ...string) *server {
 	t.Helper()
+	env := slices.Clone(os.Environ())
+	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool {
+		set := !strings.HasPrefix(a, "-") && strings.Contains(a, "=")
+		if set {
+			env = append(env, a)
+		}
+		return set
+	})
 	_ = os.Remove(readyFile) // of a server that was killed, if there is one
 	s := &server{ended: make(chan struct{})}
 	s.cmd = exec.Command(filepath.Join(bin, "prism"), append(args, "--ops-addr=127.0.0.1:0", "--ready-file="+readyFile)...)
-	s.cmd.Dir = dir
+	s.cmd.Dir, s.cmd.Env = dir, env
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

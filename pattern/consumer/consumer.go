@@ -43,7 +43,28 @@ const (
 	allMemory = 128 << 20
 	maxMemory = 8 << 20
 	minMemory = 64 << 10
+
+	// maxBuffer is what is on its way to a group beside that, which a group that
+	// joins gets less of when there are many.
+	maxBuffer = 256 << 10
 )
+
+// pool is the memory of all groups of a proxy.
+type pool struct {
+	groups atomic.Int64 // that are open, of all namespaces
+	held   atomic.Int64 // bytes of their records
+}
+
+// share is how much a group may hold now. Those that got theirs when there were
+// fewer may hold so much that the others get the least.
+func (p *pool) share() int {
+	if p.held.Load() >= allMemory {
+		return minMemory
+	}
+	return int(min(maxMemory, max(minMemory, allMemory/max(1, p.groups.Load()))))
+}
+
+func (p *pool) take(bytes int) { p.held.Add(int64(bytes)) }
 
 // idle is how long a group stays a member when nobody consumes any more: long
 // enough for a consumer that asks again and again, short enough for others to
@@ -53,7 +74,7 @@ const idle = 30 * time.Second
 // Kind returns the pattern's row for the table of patterns.
 func Kind() pattern.Kind {
 	desc := consumerv1.Consumer_ServiceDesc
-	groups := new(atomic.Int64) // that are open, of all namespaces
+	all := new(pool)
 	return pattern.Kind{
 		Name:    "consumer",
 		Slots:   []pattern.Slot{{Name: slot, Primitive: "log"}},
@@ -66,7 +87,7 @@ func Kind() pattern.Kind {
 			return err
 		},
 		CheckSigning: topic.CheckSigning,
-		Open:         func(c pattern.Config) (pattern.Instance, error) { return open(c, groups) },
+		Open:         func(c pattern.Config) (pattern.Instance, error) { return open(c, all) },
 	}
 }
 
@@ -76,8 +97,8 @@ type consumer struct {
 
 	topics *topic.Topics
 	now    func() time.Time
-	name   string        // of this process, for the backend's tools
-	groups *atomic.Int64 // of all namespaces
+	name   string // of this process, for the backend's tools
+	pool   *pool
 
 	life context.Context //nolint:containedctx // ends with Close
 	end  context.CancelFunc
@@ -106,7 +127,7 @@ type member struct {
 	idle  *time.Timer // since there has been no user
 }
 
-func open(c pattern.Config, groups *atomic.Int64) (*consumer, error) {
+func open(c pattern.Config, all *pool) (*consumer, error) {
 	set, err := topic.Decode(c.Settings)
 	if err != nil {
 		return nil, err
@@ -124,7 +145,7 @@ func open(c pattern.Config, groups *atomic.Int64) (*consumer, error) {
 		return nil, err
 	}
 	host, _ := os.Hostname() // empty where there is none
-	one := &consumer{topics: topics, now: now, name: cmp.Or(host, "prism"), groups: groups, open: make(map[groupName]*member), counts: make(map[groupName]*counts)}
+	one := &consumer{topics: topics, now: now, name: cmp.Or(host, "prism"), pool: all, open: make(map[groupName]*member), counts: make(map[groupName]*counts)}
 	one.life, one.end = context.WithCancel(context.Background())
 	return one, nil
 }
@@ -176,7 +197,7 @@ func (c *consumer) enter(name groupName, settings *topic.Group) (*member, error)
 	m = &member{name: name, joined: make(chan struct{}), users: 1}
 	c.open[name] = m
 	c.closed.Add(1)
-	c.groups.Add(1)
+	c.pool.groups.Add(1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 		defer cancel()
@@ -195,8 +216,7 @@ func (c *consumer) join(ctx context.Context, name groupName, settings *topic.Gro
 	if err != nil {
 		return nil, nil, err
 	}
-	memory := func() int { return int(min(maxMemory, max(minMemory, allMemory/max(1, c.groups.Load())))) }
-	joined, err := t.Join(ctx, driver.JoinRequest{Group: name.group, Name: c.name, Start: settings.StartOf(), Buffer: memory()})
+	joined, err := t.Join(ctx, driver.JoinRequest{Group: name.group, Name: c.name, Start: settings.StartOf(), Buffer: min(maxBuffer, c.pool.share())})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -206,7 +226,8 @@ func (c *consumer) join(ctx context.Context, name groupName, settings *topic.Gro
 		maxDeliveries: cmp.Or(settings.MaxDeliveries, defaultMaxDeliveries),
 		backoff:       cmp.Or(time.Duration(settings.Backoff), defaultBackoff),
 		maxBackoff:    cmp.Or(time.Duration(settings.MaxBackoff), defaultMaxBackoff),
-		memory:        memory,
+		memory:        c.pool.share,
+		held:          c.pool.take,
 	}
 	u := &undertaker{topics: c.topics, topic: t, group: name.group, now: c.now}
 	return t, start(name.group, t, joined, c.topics.Guarantees().MaxNote, p, u.bury, c.now, c.countsOf(name)), nil
@@ -226,7 +247,7 @@ func (c *consumer) forget(m *member) {
 	c.mu.Lock()
 	delete(c.open, m.name)
 	c.mu.Unlock()
-	c.groups.Add(-1)
+	c.pool.groups.Add(-1)
 	c.closed.Done()
 }
 
@@ -263,7 +284,7 @@ func (c *consumer) stop(ctx context.Context, m *member) {
 	if m.run != nil {
 		_ = m.run.stop(ctx) // the backend takes back by itself what a member did not give up
 	}
-	c.groups.Add(-1)
+	c.pool.groups.Add(-1)
 	c.closed.Done()
 }
 

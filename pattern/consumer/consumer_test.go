@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,7 +29,7 @@ func newConsumer(t *testing.T, messages int) *consumer {
 	c, err := open(pattern.Config{
 		Namespace: "shop", Name: "consumer", Settings: []byte(`{"topics": [{"name": "orders", "partitions": 1}]}`),
 		Slots: map[string]pattern.Filled{slot: {Backend: b}},
-	}, new(atomic.Int64))
+	}, new(pool))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +81,7 @@ func TestIdleGroupKeepsWhatIsInHand(t *testing.T) {
 			t.Errorf("%v, %v", settled, err)
 		}
 		time.Sleep(2*idle + time.Second)
-		if n := c.groups.Load(); n != 0 {
+		if n := c.pool.groups.Load(); n != 0 {
 			t.Errorf("%d groups are open although nobody uses them", n)
 		}
 	})

@@ -30,7 +30,8 @@ type policy struct {
 	maxDeliveries int
 	backoff       time.Duration // after the first failure, doubled with each that follows
 	maxBackoff    time.Duration
-	memory        func() int // bytes of records that wait in memory, all partitions together
+	memory        func() int      // bytes of records that wait in memory, all partitions together
+	held          func(bytes int) // is told how many more there are, or fewer
 }
 
 // A group is the part of a topic's group that this process owns: it takes
@@ -81,7 +82,7 @@ type flow struct {
 
 // follow takes what the member is told until that ends.
 func (g *group) follow(ctx context.Context) {
-	events := make([]driver.LogEvent, 256)
+	events := make([]driver.LogEvent, 64)
 	for {
 		n, err := g.member.Next(ctx, events)
 		g.mu.Lock()
@@ -108,7 +109,9 @@ func (g *group) told(e *driver.LogEvent) {
 	switch {
 	case e.Kind == driver.Gained:
 		g.lose(l, errs.StaleReceipt)
-		g.owned[e.Partition] = newLedger(*e, rand.Uint64())
+		l = newLedger(*e, rand.Uint64())
+		l.told = g.policy.held
+		g.owned[e.Partition] = l
 	case l == nil:
 	case e.Kind == driver.Arrived:
 		g.arrived(l, e.Stored)
@@ -128,7 +131,7 @@ const leaveMargin = 500 * time.Millisecond
 // behind it.
 func (g *group) arrived(l *ledger, s driver.Stored) {
 	if l.window.len() >= maxWindow || l.beyond.len() > 0 {
-		l.bytes += sizeOf(&s)
+		l.hold(sizeOf(&s))
 		l.beyond.pushBack(s)
 		g.flow(l)
 		return
@@ -140,7 +143,7 @@ func (g *group) arrived(l *ledger, s driver.Stored) {
 func (g *group) advance(l *ledger) {
 	for l.beyond.len() > 0 && l.window.len() < maxWindow {
 		s := l.beyond.popFront()
-		l.bytes -= sizeOf(&s)
+		l.hold(-sizeOf(&s))
 		g.admit(l, s)
 	}
 }
@@ -223,6 +226,7 @@ func (g *group) lose(l *ledger, why error) {
 		e.forget()
 	}
 	l.beyond = ring[driver.Stored]{}
+	l.hold(-l.bytes)
 	for _, w := range l.waiters {
 		w.done <- why
 	}

@@ -70,6 +70,7 @@ func (s *stage) publish(n int, keys ...string) {
 var plain = policy{
 	keyed: true, ackWait: 30 * time.Second, maxDeliveries: 3, backoff: time.Second, maxBackoff: time.Minute,
 	memory: func() int { return 1 << 20 },
+	held:   func(int) {},
 }
 
 // join makes a member of the group. It is stopped at the end of the test,

@@ -56,9 +56,10 @@ type ledger struct {
 	next     driver.Position     // of the checkpoint while the window is empty
 	restored note                // what the one before has left about records that have not come yet
 	lanes    map[string]*lane
-	bytes    int // of records in memory
-	hands    int // entries in somebody's hands or dying
-	failing  int // entries that have failed
+	bytes    int             // of records in memory
+	told     func(bytes int) // what is added to them
+	hands    int             // entries in somebody's hands or dying
+	failing  int             // entries that have failed
 
 	held    bool // the driver fetches nothing
 	leaving bool
@@ -81,8 +82,14 @@ type waiter struct {
 func newLedger(e driver.LogEvent, nonce uint64) *ledger {
 	return &ledger{
 		partition: e.Partition, claim: e.Claim, nonce: nonce,
-		next: e.Checkpoint.Next, restored: decodeNote(e.Checkpoint), lanes: make(map[string]*lane),
+		next: e.Checkpoint.Next, restored: decodeNote(e.Checkpoint), lanes: make(map[string]*lane), told: func(int) {},
 	}
+}
+
+// hold takes note of records that are in memory, or are not any more.
+func (l *ledger) hold(bytes int) {
+	l.bytes += bytes
+	l.told(bytes)
 }
 
 // arrive takes the next record of the partition. It returns nil if that was
@@ -105,7 +112,7 @@ func (l *ledger) arrive(s driver.Stored, keyed bool) *entry {
 	if e.failures > 0 {
 		l.failing++
 	}
-	l.bytes += e.size
+	l.hold(e.size)
 	l.window.pushBack(e)
 	if keyed && s.Key != nil {
 		l.join(e)
@@ -136,7 +143,7 @@ func sizeOf(s *driver.Stored) int {
 // forget lets go of the record and keeps its place.
 func (e *entry) forget() {
 	if e.here {
-		e.ledger.bytes -= e.size
+		e.ledger.hold(-e.size)
 		e.stored = driver.Stored{Position: e.stored.Position, Time: e.stored.Time}
 		e.here = false
 	}

@@ -58,7 +58,7 @@ func (c *consumer) Receive(ctx context.Context, r *consumerv1.ReceiveRequest) (*
 	}
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	deliveries, err := m.receive(waiting, limit, nil)
+	deliveries, err := m.receive(waiting, limit, maxAnswer, nil)
 	if errors.Is(err, errs.Deadline) && ctx.Err() == nil {
 		err = nil // the wait is over, the call is not
 	}
@@ -70,9 +70,9 @@ func (c *consumer) Receive(ctx context.Context, r *consumerv1.ReceiveRequest) (*
 
 // receive waits for messages. Those that cannot be read go to the dead letters
 // and are not among them.
-func (m *member) receive(ctx context.Context, limit int, s *session) ([]*consumerv1.Delivery, error) {
+func (m *member) receive(ctx context.Context, limit, bytes int, s *session) ([]*consumerv1.Delivery, error) {
 	for {
-		hands, err := m.run.take(ctx, limit, maxAnswer, s)
+		hands, err := m.run.take(ctx, limit, bytes, s)
 		if err != nil {
 			return nil, err
 		}

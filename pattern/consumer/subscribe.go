@@ -19,6 +19,10 @@ const (
 	// maxTakes is how many messages are taken for one stream at once.
 	maxTakes = 256
 
+	// maxDelivered is how many bytes of messages go together. A client that does
+	// not read holds so much memory, and as much again in what gRPC has of it.
+	maxDelivered = 24 << 10
+
 	// maxSettling is how many messages with settlements of one stream are
 	// worked on at once.
 	maxSettling = 16
@@ -188,7 +192,7 @@ func (s *subscription) deliver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		deliveries, err := s.member.receive(ctx, credit, s.session)
+		deliveries, err := s.member.receive(ctx, credit, maxDelivered, s.session)
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,7 @@ func (k *kv) claimed(ctx context.Context, client rueidis.Client, c *call) driver
 	o := c.op.Once
 	m := claim{
 		kv: k, client: client, call: c,
-		key:  reserved + "token:" + k.layout.space + hex.EncodeToString(o.Token[:]),
+		key:  oncePrefix + "token:" + k.layout.space + hex.EncodeToString(o.Token[:]),
 		text: claimText{life: milliseconds(o.TTL + claimLease), digest: digestOf(o), record: c.record},
 	}
 	earlier, err := m.take(ctx)

@@ -8,7 +8,9 @@ import (
 
 // reserved begins the keys that belong to no space: no escaped namespace holds
 // an exclamation mark.
-const reserved = "prism!once:"
+const reserved = "prism!"
+
+const oncePrefix = reserved + "once:"
 
 func digestOf(o *driver.Once) string { return hex.EncodeToString(o.Digest[:]) }
 
@@ -18,7 +20,7 @@ func digestOf(o *driver.Once) string { return hex.EncodeToString(o.Digest[:]) }
 func (k *kv) recordName(data string, o *driver.Once) string {
 	token := k.layout.space + hex.EncodeToString(o.Token[:])
 	if k.clustered {
-		return reserved + "{" + slotTags()[slotOf(data)] + "}" + token
+		return oncePrefix + "{" + slotTags()[slotOf(data)] + "}" + token
 	}
-	return reserved + token
+	return oncePrefix + token
 }

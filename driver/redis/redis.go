@@ -46,10 +46,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prismgw/prism/driver"
+	"github.com/prismgw/prism/driver/groups"
 	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
@@ -70,14 +73,21 @@ func open(c driver.Config) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{set: s, link: newLink(s, c)}, nil
+	l := newLink(s, c)
+	return &conn{set: s, link: l, slog: c.Logger(), sweeper: sweeper{link: l, log: c.Logger()}}, nil
 }
 
 // conn is one backend.
 type conn struct {
 	set  settings
 	link *link
+	slog *slog.Logger
 	once sync.Once // of Close
+
+	journals journals
+	members  groups.Members
+	sweeper  sweeper
+	commits  atomic.Int64 // numbers those of groups
 }
 
 var _ driver.Conn = (*conn)(nil)
@@ -90,12 +100,16 @@ func (c *conn) Space(s driver.Space) (driver.Backend, error) {
 	return driver.Backend{
 		KV:     &kv{link: c.link, layout: l, clustered: c.set.mode == cluster, max: c.set.maxValue, guarantees: c.set.guarantees()},
 		PubSub: &pubsub{link: c.link, prefix: channelPrefix(c.set.db, s), max: min(c.set.maxValue, maxMessage)},
+		Log:    &log{conn: c, namespace: namespaceName(s.Namespace)},
 		Extent: driver.Extent{Container: c.set.container(), Prefix: l.prefix, Suffix: l.suffix},
 	}, nil
 }
 
 func (c *conn) Close() error {
-	c.once.Do(c.link.close)
+	c.once.Do(func() {
+		c.members.Close()
+		c.link.close()
+	})
 	return nil
 }
 

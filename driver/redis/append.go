@@ -100,7 +100,11 @@ func (t *topic) portion(l line, records []driver.Record) (e execution, n int) {
 		args = fieldsOf(append(args, r.ID, ""), r)
 		args[at+1] = strconv.Itoa(len(args) - at - 2)
 	}
-	return execution{appendScript, t.streams[l.partition : l.partition+1], args}, n
+	keys := []string{t.streams[l.partition]}
+	if t.spec.MaxBytes > 0 {
+		keys = append(keys, t.bytes[l.partition])
+	}
+	return execution{appendScript, keys, args}, n
 }
 
 // appended reads what the script has answered.

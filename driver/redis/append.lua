@@ -1,5 +1,5 @@
 -- Appends records to the stream of a partition.
--- KEYS: the stream.
+-- KEYS: the stream, and what counts its bytes if that is wanted.
 -- ARGV: the channel to tell, what to tell there, for how many ms ids are
 -- remembered or 0; then for each record its id or "", how many texts follow, and
 -- these, which are its fields.
@@ -19,7 +19,7 @@ local function add(...)
   return redis.call('XADD', stream, string.format('%.0f-0', tonumber(ms) + 1), ...)
 end
 
-local answer, i, appended = {}, 4, false
+local answer, i, appended, bytes = {}, 4, false, 0
 while i <= #ARGV do
   local id, texts, known = ARGV[i], tonumber(ARGV[i + 1]), false
   local memory = window ~= '0' and id ~= '' and 'prism!id:' .. stream .. ':' .. id
@@ -31,8 +31,10 @@ while i <= #ARGV do
     if memory then redis.call('SET', memory, at, 'PX', window) end
     answer[#answer + 1] = at
     appended = true
+    for n = i + 2, i + 1 + texts do bytes = bytes + #ARGV[n] end
   end
   i = i + 2 + texts
 end
+if bytes > 0 and KEYS[2] then redis.call('INCRBY', KEYS[2], bytes) end
 if appended then redis.pcall('PUBLISH', ARGV[1], ARGV[2]) end
 return answer

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -154,10 +155,23 @@ func (g *group) Release(ctx context.Context, self groups.Self, claims []groups.C
 	return err
 }
 
+// leaveTime is how long to try to leave a server that cannot be reached: one
+// that was away a moment ago is not asked again at once.
+const leaveTime = 2 * backoffMax
+
 // Leave implements groups.Table.
 func (g *group) Leave(ctx context.Context, self groups.Self) error {
-	_, err := g.call(ctx, "leave", true, self.ID)
-	return err
+	for until := time.Now().Add(leaveTime); ; {
+		_, err := g.call(ctx, "leave", true, self.ID)
+		if !errors.Is(err, errs.BackendUnavailable) || time.Now().After(until) || g.link.ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(backoffMin):
+		}
+	}
 }
 
 // stand fills in what is known of the group.

@@ -1,6 +1,7 @@
 -- Says how a stream stands.
--- KEYS: the stream. ARGV: an id or "", and "memory" if that is wanted.
--- Answers the id of the first entry or "", the last id ever given, how many
+-- KEYS: the stream, and what counts its bytes if they are wanted. ARGV: an id or
+-- "".
+-- Answers the id of the first entry or '', the last id ever given, how many
 -- entries there are, how many from the given id on, of which the first one's id,
 -- how many bytes they take, how many are there no more, and the time in ms; nil
 -- if there is no stream.
@@ -34,10 +35,16 @@ if from ~= '' and length > 0 then
   end
 end
 
-local memory = 0
-if ARGV[2] == 'memory' then memory = redis.call('MEMORY', 'USAGE', stream) end
-local time = redis.call("TIME")
+-- Entries of other programs are not counted, and those that they remove still
+-- are: what Redis itself tells, which is with what its allocator and its index
+-- take, sets the bounds.
+local bytes = 0
+if KEYS[2] then
+  local most = redis.call('MEMORY', 'USAGE', stream)
+  bytes = math.min(math.max(tonumber(redis.call('GET', KEYS[2]) or 0), math.floor(most / 2)), most)
+end
+local time = redis.call('TIME')
 return {
-  first, info["last-generated-id"], tostring(length), tostring(waiting), oldest, tostring(memory),
-  string.format("%.0f", info["entries-added"] - length), string.format("%.0f", time[1] * 1000 + math.floor(time[2] / 1000)),
+  first, info['last-generated-id'], tostring(length), tostring(waiting), oldest, string.format('%.0f', bytes),
+  string.format('%.0f', info['entries-added'] - length), string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
 }

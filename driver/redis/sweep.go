@@ -140,11 +140,11 @@ func (s *sweeper) sweep(ctx context.Context, c rueidis.Client, t *topic) error {
 	return cut.shrink(ctx)
 }
 
-// measure asks how all partitions stand, and what they take.
+// measure asks how all partitions stand, and how many bytes they have.
 func (t *topic) measure(ctx context.Context, c rueidis.Client) ([]stream, error) {
 	all := t.everything()
 	for i := range all {
-		all[i].memory = true
+		all[i].bytes = true
 	}
 	return t.look(ctx, c, all)
 }
@@ -189,7 +189,7 @@ type cutting struct {
 
 // entries returns how many entries of a stream a script may remove.
 func (s *stream) entries() int64 {
-	return min(max(sweepBytes/max(s.memory/max(s.length, 1), 1), 1), sweepEntries)
+	return min(max(sweepBytes/max(s.bytes/max(s.length, 1), 1), 1), sweepEntries)
 }
 
 // below removes what stands before a position.
@@ -211,7 +211,7 @@ func (x *cutting) trim(ctx context.Context, partition int, below driver.Position
 	t := x.topic
 	x.steps--
 	end := "(" + idOf(below)
-	n, err := t.link.execute(ctx, x.client, execution{trimScript, []string{t.streams[partition], t.trimmed[partition]}, []string{end, strconv.FormatInt(most, 10)}})[0].AsInt64()
+	n, err := t.link.execute(ctx, x.client, execution{trimScript, []string{t.streams[partition], t.trimmed[partition], t.bytes[partition]}, []string{end, strconv.FormatInt(most, 10)}})[0].AsInt64()
 	if err != nil {
 		return 0, t.link.fail(ctx, err, true)
 	}
@@ -228,7 +228,7 @@ func (x *cutting) shrink(ctx context.Context) error {
 			return nil
 		}
 		s := &stands[oldest]
-		most := min(s.entries(), max(excess/max(s.memory/s.length, 1), 1))
+		most := min(s.entries(), 1+excess/max(s.bytes/s.length, 1))
 		below := s.end
 		if next >= 0 {
 			below = min(below, stands[next].first+driver.Position(sweepAhead.Milliseconds())<<seqBits)
@@ -237,7 +237,7 @@ func (x *cutting) shrink(ctx context.Context) error {
 			return err
 		}
 		var again []stream
-		if again, err = x.topic.look(ctx, x.client, []inquiry{{partition: oldest, memory: true}}); err == nil {
+		if again, err = x.topic.look(ctx, x.client, []inquiry{{partition: oldest, bytes: true}}); err == nil {
 			stands[oldest] = again[0]
 		}
 	}
@@ -249,7 +249,7 @@ func (x *cutting) shrink(ctx context.Context) error {
 func survey(stands []stream) (oldest, next int, bytes int64) {
 	oldest, next = -1, -1
 	for i, s := range stands {
-		bytes += s.memory
+		bytes += s.bytes
 		switch {
 		case s.length == 0:
 		case oldest < 0 || s.first < stands[oldest].first:

@@ -19,7 +19,7 @@ import (
 const logPrefix = reserved + "log:"
 
 // A topic is a stream for each partition, and beside each of its own streams
-// what keeps where records were removed.
+// what keeps where records were removed and how many bytes there are.
 type topic struct {
 	*conn
 	key       string // of what is known of it
@@ -28,6 +28,7 @@ type topic struct {
 	spec      driver.TopicSpec // what it has; of an adopted one nothing but Partitions
 	streams   []string
 	trimmed   []string
+	bytes     []string
 	maxRecord int
 	tail      tail
 }
@@ -41,6 +42,7 @@ func newTopic(c *conn, name string) *topic {
 func (t *topic) addStream(name string) {
 	t.streams = append(t.streams, name)
 	t.trimmed = append(t.trimmed, reserved+"trimmed:"+name)
+	t.bytes = append(t.bytes, reserved+"bytes:"+name)
 	t.tail.add(t)
 }
 
@@ -289,7 +291,7 @@ func (t *topic) Stat(ctx context.Context, name string) ([]driver.PartitionStat, 
 type inquiry struct {
 	partition int
 	from      driver.Position // count from here; 0: nothing
-	memory    bool
+	bytes     bool
 }
 
 // A stream is how a partition stands.
@@ -298,7 +300,7 @@ type stream struct {
 	length     int64
 	waiting    int64
 	oldest     driver.Position // the first one that is waiting; 0: none is
-	memory     int64
+	bytes      int64
 	deleted    int64     // how many are there no more
 	now        time.Time // by the server's clock
 }
@@ -315,14 +317,14 @@ func (t *topic) everything() []inquiry {
 func (t *topic) look(ctx context.Context, c rueidis.Client, inquiries []inquiry) ([]stream, error) {
 	all := make([]execution, len(inquiries))
 	for i, q := range inquiries {
-		args := []string{"", ""}
+		keys, from := []string{t.streams[q.partition]}, ""
 		if q.from != 0 {
-			args[0] = idOf(q.from)
+			from = idOf(q.from)
 		}
-		if q.memory {
-			args[1] = "memory"
+		if q.bytes {
+			keys = append(keys, t.bytes[q.partition])
 		}
-		all[i] = execution{lookScript, t.streams[q.partition : q.partition+1], args}
+		all[i] = execution{lookScript, keys, []string{from}}
 	}
 	streams := make([]stream, len(all))
 	for i, answer := range t.link.execute(ctx, c, all...) {
@@ -361,7 +363,7 @@ func readStream(texts []string) (s stream, err error) {
 		}
 	}
 	s.end = last + 1
-	s.length, s.waiting, s.memory, s.deleted, s.now = numbers[0], numbers[1], numbers[2], numbers[3], time.UnixMilli(numbers[4])
+	s.length, s.waiting, s.bytes, s.deleted, s.now = numbers[0], numbers[1], numbers[2], numbers[3], time.UnixMilli(numbers[4])
 	if s.length == 0 {
 		s.first = s.end
 	}

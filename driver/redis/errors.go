@@ -67,7 +67,7 @@ var replies = map[string]struct {
 	"BUSY":        {errs.BackendUnavailable, "the backend is busy with a script"},
 	"NOAUTH":      {errs.BackendUnavailable, "the backend wants credentials and has got none; set the Backend's field credentials"},
 	"WRONGPASS":   {errs.BackendUnavailable, "the backend refuses the credentials"},
-	"NOPERM":      {errs.BackendUnavailable, "the backend's user may not do this; Prism needs +@read +@write +@scripting +@connection +@transaction +info +scan, for messages +@pubsub and its channels (&*), in a Cluster +cluster"},
+	"NOPERM":      {errs.BackendUnavailable, "the backend's user may not do this; Prism needs +@read +@write +@scripting +@connection +@transaction +info +scan, for messages +@pubsub, its channels (&*) and +time, in a Cluster +cluster"},
 }
 
 // ofReply returns the error for one that Redis answered. Of an unknown one

@@ -2,6 +2,7 @@ package redis_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strconv"
 	"sync"
@@ -111,8 +112,8 @@ func BenchmarkLogConsume(b *testing.B) {
 	b.Run("driver", func(b *testing.B) {
 		b.ReportAllocs()
 		events := make([]driver.LogEvent, 256)
-		for i := 0; b.Loop(); i++ {
-			m, err := topic.Join(b.Context(), driver.JoinRequest{Group: fmt.Sprint("g", i), Name: "m"})
+		for b.Loop() {
+			m, err := topic.Join(b.Context(), driver.JoinRequest{Group: rand.Text(), Name: "m"})
 			must(b, err)
 			for n := 0; n < all; {
 				k, err := m.Next(b.Context(), events)
@@ -133,8 +134,8 @@ func BenchmarkLogConsume(b *testing.B) {
 		for range benchStreams {
 			streams = append(streams, ">")
 		}
-		for i := 0; b.Loop(); i++ {
-			group := fmt.Sprint("theirs", i)
+		for b.Loop() {
+			group := rand.Text()
 			for _, name := range benchStreams {
 				must(b, other.XGroupCreate(b.Context(), name, group, "0").Err())
 			}

@@ -154,3 +154,19 @@ func TestLogOnServerThatTakesNoWrites(t *testing.T) {
 		t.Errorf("%d records", n)
 	}
 }
+
+// TestLogRights has a user who may do what the message about rights says, and
+// nothing else.
+func TestLogRights(t *testing.T) {
+	t.Parallel()
+	s := servers.RedisWith(t, "--user", "default", "on", "nopass", "~*", "&*", "-@all",
+		"+@read", "+@write", "+@scripting", "+@connection", "+@transaction", "+info", "+scan", "+@pubsub", "+time")
+	spec := driver.TopicSpec{Name: "t", Partitions: 1, MaxBytes: 1 << 20, UntilConsumed: true, Dedup: driver.TakeOver}
+	topic := topicOf(t, open(t, driver.Config{URL: s.URL}), spec)
+	m := joins(t, topic, driver.JoinRequest{Group: "g"})
+	claim := gains(t, m).Claim
+	at := appendAll(t, topic, driver.Record{ID: "a"})[0].Position
+	arrivals(t, m, 1)
+	commits(t, m, driver.Commit{Claim: claim, Checkpoint: driver.Checkpoint{Next: at + 1}})
+	await(t, "the record goes", func() bool { return len(readAll(t, topic, 0)) == 0 })
+}

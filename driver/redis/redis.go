@@ -1,6 +1,6 @@
-// Package redis stores KV data in Redis 7 or newer, and tells messages through
-// it: one server, a Sentinel group or a Cluster. Patterns reach it through package driver; applications
-// through package client.
+// Package redis stores KV data in Redis 7 or newer, and tells and keeps messages
+// in it: one server, a Sentinel group or a Cluster. Patterns reach it through
+// package driver; applications through package client.
 //
 // # Addresses
 //
@@ -16,8 +16,8 @@
 // A key is "<namespace>:<pattern>:<key>" and its value a plain Redis string,
 // with Redis' own expiry, so that GET and SET of any other client work on it. A
 // space with the layout {"keys": "cart:{key}"} reaches what lies under such
-// keys already. Records of Op.Once lie under "prism!once:", which belongs to no
-// space.
+// keys already. Records of Op.Once lie under "prism!once:". What begins with
+// "prism!" belongs to no space, whatever its layout is.
 //
 // A version is the beginning of the value's SHA-1, computed by the client for
 // reads and puts. Conditions run as one script; where the present value is
@@ -40,6 +40,51 @@
 // those that match. Who loses that connection, as one does who is so slow that
 // the server cuts it off, is told that messages may be missing. In a Cluster
 // nobody is told what its nodes fail to pass on to each other.
+//
+// # Topics
+//
+// Each partition of a Log's topic is a stream, "{<namespace>.<topic>.<n>}". The
+// braces let a Cluster spread them over its nodes. A record is an entry with the
+// fields value, key, id and "h:<name>" for each header, so that XRANGE shows it
+// and XADD of any other program makes one: of an entry's fields the one named
+// value is the value, or the only one if it has another name; those named key
+// and id are these; all others are headers. A position is an entry's id, its
+// milliseconds times 2^20 plus its sequence; entries of other programs whose ids
+// do not fit there cannot be read. While the server's clock is behind the last
+// id, ids go on from that.
+//
+// Beside the streams lie, for each topic:
+//
+//	prism!log:{<namespace>.<topic>}                a hash: its settings and groups
+//	prism!log:{<namespace>.<topic>}:group:<group>  a hash: who has which partition, and how far it is
+//	prism!log:{<namespace>.<topic>}:notes:<group>  a hash: the notes of checkpoints
+//	prism!log:{<namespace>.<topic>}:swept          when somebody last removed old records
+//	prism!id:<stream>:<id>                         the entry with this id, for as long as duplicates are known
+//	prism!trimmed:<stream>                         the last entry that retention removed
+//	prism!bytes:<stream>                           how many bytes there are, where that is bounded
+//
+// and through the channel "prism!log:{<namespace>.<topic>}:appended" whoever
+// reads is told of appends, as it is of what changes in groups. It is a hint:
+// where it is lost, or another program appends, records come up to a second
+// later. A topic is deleted by deleting these keys.
+//
+// Groups are not those of Redis, which have no owners of partitions and let
+// anybody acknowledge anything; XINFO GROUPS shows nothing of them. A member is
+// alive for as long as its beats say so by the server's clock.
+//
+// Retention by bytes counts those of names and values. Entries of other programs
+// are not counted, but as MEMORY USAGE is asked too, a topic never has more than
+// twice as much memory as it may, for more than a moment. What a group had not
+// read is told as skipped without a number: ids have gaps.
+//
+// An adopted topic (physical) is the stream of that name, or, with a * in it,
+// those with numbers from 0 on in its place. What is known of it lies under
+// "prism!log:{<namespace>=<physical>}"; nothing is removed from it, and its
+// records come within a tenth of a second. Where its owner removes entries, who
+// had read none of those that are left is told that some may have been skipped.
+//
+// A failover loses what the replica did not have: the last records, and how far
+// groups had come since, whose records come again.
 package redis
 
 import (

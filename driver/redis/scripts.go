@@ -74,8 +74,8 @@ func (l *link) execute(ctx context.Context, c rueidis.Client, all ...execution) 
 	answers := l.many(ctx, c, cmds)
 	cmds = cmds[:0]
 	var again []int
-	for i, answer := range answers {
-		if unknown(answer) {
+	for i := range all {
+		if unknown(answers[i]) {
 			cmds, again = append(cmds, all[i].byText(c)), append(again, i)
 		}
 	}

@@ -57,6 +57,14 @@ func (s *sweeper) add(t *topic) {
 	}
 }
 
+func (s *sweeper) forget(t *topic) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.topics[t.key] == t {
+		delete(s.topics, t.key)
+	}
+}
+
 func (s *sweeper) all() []*topic {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +124,15 @@ func isGone(err error) bool { return errs.ReasonOf(err) == errs.TopicNotFound }
 func (s *sweeper) sweep(ctx context.Context, c rueidis.Client, t *topic) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
-	consumed, err := t.consumed(ctx, c)
+	kept, err := t.link.one(ctx, c, c.B().Hgetall().Key(t.key).Build()).AsStrMap()
+	if err != nil {
+		return t.link.fail(ctx, err, false)
+	}
+	if spec, err := readSpec(kept); err != nil || spec != t.spec {
+		s.forget(t) // another one of this name was made, which keeps other records
+		return nil  //nolint:nilerr // there is nothing to remove
+	}
+	consumed, err := t.consumed(ctx, kept)
 	if err != nil {
 		return err
 	}
@@ -151,17 +167,13 @@ func (t *topic) measure(ctx context.Context, c rueidis.Client) ([]stream, error)
 
 // consumed returns below which position every group is done with a partition,
 // 0 where that does not matter.
-func (t *topic) consumed(ctx context.Context, c rueidis.Client) ([]driver.Position, error) {
+func (t *topic) consumed(ctx context.Context, kept map[string]string) ([]driver.Position, error) {
 	least := make([]driver.Position, len(t.streams))
 	if !t.spec.UntilConsumed {
 		return least, nil
 	}
-	fields, err := t.link.one(ctx, c, c.B().Hkeys().Key(t.key).Build()).AsStrSlice()
-	if err != nil {
-		return nil, t.link.fail(ctx, err, false)
-	}
 	first := true
-	for _, field := range fields {
+	for field := range kept {
 		name, ok := strings.CutPrefix(field, "group:")
 		if !ok {
 			continue

@@ -391,6 +391,39 @@ func TestOldestGoFirst(t *testing.T) {
 	}
 }
 
+// TestTopicMadeAnewKeepsItsRecords has a topic be deleted and made again to keep
+// everything, while a connection still knows the old one.
+func TestTopicMadeAnewKeepsItsRecords(t *testing.T) {
+	t.Parallel()
+	s := servers.RedisWith(t)
+	other := plain(t, s.Addr)
+	conn := open(t, driver.Config{URL: s.URL})
+	old := topicOf(t, conn, driver.TopicSpec{Name: "t", Partitions: 1, MaxAge: time.Second})
+	sweep := func(topic driver.Topic) {
+		appendAll(t, topic, driver.Record{Value: []byte("old")})
+		await(t, "an old record goes", func() bool { return len(readAll(t, topic, 0)) == 0 })
+	}
+	sweep(old)
+	must(t, other.Del(t.Context(), other.Keys(t.Context(), "*").Val()...).Err())
+	topic := topicOf(t, open(t, driver.Config{URL: s.URL}), driver.TopicSpec{Name: "t", Partitions: 1})
+	appendAll(t, topic, driver.Record{Value: []byte("new")})
+	clock := topicOf(t, conn, driver.TopicSpec{Name: "clock", Partitions: 1, MaxAge: time.Second})
+	for range 2 {
+		sweep(clock)
+	}
+	if n := len(readAll(t, topic, 0)); n != 1 {
+		t.Errorf("%d records are left", n)
+	}
+}
+
+// awaitPass waits until a pass over the topic t begins.
+func awaitPass(tb testing.TB, other *goredis.Client) {
+	tb.Helper()
+	const swept = "prism!log:{orders.t}:swept"
+	must(tb, other.Del(tb.Context(), swept).Err())
+	await(tb, "a pass", func() bool { return other.Exists(tb.Context(), swept).Val() == 1 })
+}
+
 // TestForeignEntriesCount has another program fill a topic that Prism keeps
 // small, and empty one that Prism has filled.
 func TestForeignEntriesCount(t *testing.T) {
@@ -408,9 +441,7 @@ func TestForeignEntriesCount(t *testing.T) {
 	must(t, other.XTrimMaxLen(ctx, "{orders.t.0}", 0).Err())
 	last := appendAll(t, topic, driver.Record{Value: make([]byte, 50<<10)})[0].Position
 	for range 2 { // the first one has ended when the second one begins
-		const swept = "prism!log:{orders.t}:swept"
-		must(t, other.Del(ctx, swept).Err())
-		await(t, "a pass", func() bool { return other.Exists(ctx, swept).Val() == 1 })
+		awaitPass(t, other)
 	}
 	if all := readAll(t, topic, 0); len(all) != 1 || all[0].Position != last {
 		t.Errorf("%d records are left", len(all))

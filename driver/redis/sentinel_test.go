@@ -45,9 +45,10 @@ func sentinelOf(tb testing.TB, addr string) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	guard := servers.RedisSentinel(tb, "main", &servers.Server{Port: n}, 1)
-	// No failover: Sentinels of one name tell each other the address that the
-	// last one has begun with, and a driver would come past what stands there.
-	must(tb, plain(tb, guard.Addr).Do(tb.Context(), "sentinel", "set", "main", "down-after-milliseconds", 600_000).Err())
+	// A name of its own and no failover: Sentinels of one name find each other
+	// through their master, and a driver would come past what stands there.
+	name := "main" + port
+	guard := servers.RedisSentinel(tb, name, &servers.Server{Port: n}, 1)
+	must(tb, plain(tb, guard.Addr).Do(tb.Context(), "sentinel", "set", name, "down-after-milliseconds", 600_000).Err())
 	return guard.URL
 }

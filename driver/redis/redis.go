@@ -66,7 +66,8 @@
 // and through the channel "prism!log:{<namespace>.<topic>}:appended" whoever
 // reads is told of appends, as it is of what changes in groups. It is a hint:
 // where it is lost, or another program appends, records come up to a second
-// later. A topic is deleted by deleting these keys.
+// later. A topic is deleted by deleting these keys. Where memory is full and the
+// server's maxmemory-policy is one of volatile-…, ids are forgotten early.
 //
 // Groups are not those of Redis, which have no owners of partitions and let
 // anybody acknowledge anything; XINFO GROUPS shows nothing of them. A member is

@@ -23,6 +23,7 @@ import (
 	_ "github.com/prismgw/prism/api/prism/namespace/v1"
 	_ "github.com/prismgw/prism/api/prism/producer/v1"
 	_ "github.com/prismgw/prism/api/prism/pubsub/v1"
+	_ "github.com/prismgw/prism/api/prism/queue/v1"
 )
 
 func TestEveryCallHasAClass(t *testing.T) {

@@ -308,9 +308,11 @@ type Namespace struct {
 	Topics []*Topic `protobuf:"bytes,10,rep,name=topics,proto3" json:"topics,omitempty"`
 	// The groups that consume the topics; none: any may.
 	Consumers []*Consumer `protobuf:"bytes,11,rep,name=consumers,proto3" json:"consumers,omitempty"`
+	// Short for a pattern of kind queue, of the same name, with these queues.
+	Queues []*Queue `protobuf:"bytes,12,rep,name=queues,proto3" json:"queues,omitempty"`
 	// Having it means that messages are signed, and verified before they are
 	// delivered.
-	Signing       *Signing `protobuf:"bytes,12,opt,name=signing,proto3" json:"signing,omitempty"`
+	Signing       *Signing `protobuf:"bytes,13,opt,name=signing,proto3" json:"signing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -418,6 +420,13 @@ func (x *Namespace) GetTopics() []*Topic {
 func (x *Namespace) GetConsumers() []*Consumer {
 	if x != nil {
 		return x.Consumers
+	}
+	return nil
+}
+
+func (x *Namespace) GetQueues() []*Queue {
+	if x != nil {
+		return x.Queues
 	}
 	return nil
 }
@@ -746,6 +755,89 @@ func (x *Consumer) GetMaxBackoff() string {
 	return ""
 }
 
+// Queue is one queue of a namespace. It is there when something is put into it.
+type Queue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As that of a topic. "*" stands for all queues that are not listed.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// After which a task that is not settled comes again. Default: 30s.
+	AckWait string `protobuf:"bytes,2,opt,name=ack_wait,json=ackWait,proto3" json:"ack_wait,omitempty"`
+	// After so many a task goes to the dead letters. Default: 20.
+	MaxDeliveries int32 `protobuf:"varint,3,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
+	// How long a task rests after its first failure, doubled with each that
+	// follows. Default: 1s.
+	Backoff string `protobuf:"bytes,4,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// How long it rests at most. Default: 5m.
+	MaxBackoff    string `protobuf:"bytes,5,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Queue) Reset() {
+	*x = Queue{}
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Queue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Queue) ProtoMessage() {}
+
+func (x *Queue) ProtoReflect() protoreflect.Message {
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Queue.ProtoReflect.Descriptor instead.
+func (*Queue) Descriptor() ([]byte, []int) {
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Queue) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Queue) GetAckWait() string {
+	if x != nil {
+		return x.AckWait
+	}
+	return ""
+}
+
+func (x *Queue) GetMaxDeliveries() int32 {
+	if x != nil {
+		return x.MaxDeliveries
+	}
+	return 0
+}
+
+func (x *Queue) GetBackoff() string {
+	if x != nil {
+		return x.Backoff
+	}
+	return ""
+}
+
+func (x *Queue) GetMaxBackoff() string {
+	if x != nil {
+		return x.MaxBackoff
+	}
+	return ""
+}
+
 // Pattern is one pattern of a namespace, with its settings.
 type Pattern struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -763,7 +855,7 @@ type Pattern struct {
 
 func (x *Pattern) Reset() {
 	*x = Pattern{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +867,7 @@ func (x *Pattern) String() string {
 func (*Pattern) ProtoMessage() {}
 
 func (x *Pattern) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[8]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +880,7 @@ func (x *Pattern) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pattern.ProtoReflect.Descriptor instead.
 func (*Pattern) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{8}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Pattern) GetName() string {
@@ -832,7 +924,7 @@ type Slot struct {
 
 func (x *Slot) Reset() {
 	*x = Slot{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +936,7 @@ func (x *Slot) String() string {
 func (*Slot) ProtoMessage() {}
 
 func (x *Slot) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[9]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +949,7 @@ func (x *Slot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Slot.ProtoReflect.Descriptor instead.
 func (*Slot) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{9}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Slot) GetBackend() string {
@@ -888,7 +980,7 @@ type Needs struct {
 
 func (x *Needs) Reset() {
 	*x = Needs{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +992,7 @@ func (x *Needs) String() string {
 func (*Needs) ProtoMessage() {}
 
 func (x *Needs) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[10]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1005,7 @@ func (x *Needs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Needs.ProtoReflect.Descriptor instead.
 func (*Needs) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{10}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Needs) GetDurability() string {
@@ -941,7 +1033,7 @@ type Auth struct {
 
 func (x *Auth) Reset() {
 	*x = Auth{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1045,7 @@ func (x *Auth) String() string {
 func (*Auth) ProtoMessage() {}
 
 func (x *Auth) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[11]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1058,7 @@ func (x *Auth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Auth.ProtoReflect.Descriptor instead.
 func (*Auth) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{11}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Auth) GetAnonymous() string {
@@ -992,7 +1084,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[12]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1096,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_prism_namespace_v1_documents_proto_msgTypes[12]
+	mi := &file_prism_namespace_v1_documents_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1109,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{12}
+	return file_prism_namespace_v1_documents_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Limits) GetReadRps() int32 {
@@ -1064,7 +1156,7 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"\x04cert\x18\x02 \x01(\tR\x04cert\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1f\n" +
 	"\vserver_name\x18\x04 \x01(\tR\n" +
-	"serverName\"\xdd\x04\n" +
+	"serverName\"\x90\x05\n" +
 	"\tNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04team\x18\x02 \x01(\tR\x04team\x12 \n" +
@@ -1077,8 +1169,9 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"\x06limits\x18\t \x01(\v2\x1a.prism.namespace.v1.LimitsR\x06limits\x121\n" +
 	"\x06topics\x18\n" +
 	" \x03(\v2\x19.prism.namespace.v1.TopicR\x06topics\x12:\n" +
-	"\tconsumers\x18\v \x03(\v2\x1c.prism.namespace.v1.ConsumerR\tconsumers\x125\n" +
-	"\asigning\x18\f \x01(\v2\x1b.prism.namespace.v1.SigningR\asigning\x1a9\n" +
+	"\tconsumers\x18\v \x03(\v2\x1c.prism.namespace.v1.ConsumerR\tconsumers\x121\n" +
+	"\x06queues\x18\f \x03(\v2\x19.prism.namespace.v1.QueueR\x06queues\x125\n" +
+	"\asigning\x18\r \x01(\v2\x1b.prism.namespace.v1.SigningR\asigning\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x1d\n" +
@@ -1106,6 +1199,13 @@ const file_prism_namespace_v1_documents_proto_rawDesc = "" +
 	"\x0emax_deliveries\x18\x06 \x01(\x05R\rmaxDeliveries\x12\x18\n" +
 	"\abackoff\x18\a \x01(\tR\abackoff\x12\x1f\n" +
 	"\vmax_backoff\x18\b \x01(\tR\n" +
+	"maxBackoff\"\x98\x01\n" +
+	"\x05Queue\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\back_wait\x18\x02 \x01(\tR\aackWait\x12%\n" +
+	"\x0emax_deliveries\x18\x03 \x01(\x05R\rmaxDeliveries\x12\x18\n" +
+	"\abackoff\x18\x04 \x01(\tR\abackoff\x12\x1f\n" +
+	"\vmax_backoff\x18\x05 \x01(\tR\n" +
 	"maxBackoff\"\xf8\x01\n" +
 	"\aPattern\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -1143,7 +1243,7 @@ func file_prism_namespace_v1_documents_proto_rawDescGZIP() []byte {
 	return file_prism_namespace_v1_documents_proto_rawDescData
 }
 
-var file_prism_namespace_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_prism_namespace_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_prism_namespace_v1_documents_proto_goTypes = []any{
 	(*Document)(nil),        // 0: prism.namespace.v1.Document
 	(*Backend)(nil),         // 1: prism.namespace.v1.Backend
@@ -1153,39 +1253,41 @@ var file_prism_namespace_v1_documents_proto_goTypes = []any{
 	(*Topic)(nil),           // 5: prism.namespace.v1.Topic
 	(*Retention)(nil),       // 6: prism.namespace.v1.Retention
 	(*Consumer)(nil),        // 7: prism.namespace.v1.Consumer
-	(*Pattern)(nil),         // 8: prism.namespace.v1.Pattern
-	(*Slot)(nil),            // 9: prism.namespace.v1.Slot
-	(*Needs)(nil),           // 10: prism.namespace.v1.Needs
-	(*Auth)(nil),            // 11: prism.namespace.v1.Auth
-	(*Limits)(nil),          // 12: prism.namespace.v1.Limits
-	nil,                     // 13: prism.namespace.v1.Namespace.LabelsEntry
-	nil,                     // 14: prism.namespace.v1.Pattern.SlotsEntry
-	(*structpb.Struct)(nil), // 15: google.protobuf.Struct
+	(*Queue)(nil),           // 8: prism.namespace.v1.Queue
+	(*Pattern)(nil),         // 9: prism.namespace.v1.Pattern
+	(*Slot)(nil),            // 10: prism.namespace.v1.Slot
+	(*Needs)(nil),           // 11: prism.namespace.v1.Needs
+	(*Auth)(nil),            // 12: prism.namespace.v1.Auth
+	(*Limits)(nil),          // 13: prism.namespace.v1.Limits
+	nil,                     // 14: prism.namespace.v1.Namespace.LabelsEntry
+	nil,                     // 15: prism.namespace.v1.Pattern.SlotsEntry
+	(*structpb.Struct)(nil), // 16: google.protobuf.Struct
 }
 var file_prism_namespace_v1_documents_proto_depIdxs = []int32{
 	1,  // 0: prism.namespace.v1.Document.backend:type_name -> prism.namespace.v1.Backend
 	3,  // 1: prism.namespace.v1.Document.namespace:type_name -> prism.namespace.v1.Namespace
 	2,  // 2: prism.namespace.v1.Backend.tls:type_name -> prism.namespace.v1.TLS
-	15, // 3: prism.namespace.v1.Backend.options:type_name -> google.protobuf.Struct
-	15, // 4: prism.namespace.v1.Backend.asserts:type_name -> google.protobuf.Struct
-	13, // 5: prism.namespace.v1.Namespace.labels:type_name -> prism.namespace.v1.Namespace.LabelsEntry
-	8,  // 6: prism.namespace.v1.Namespace.patterns:type_name -> prism.namespace.v1.Pattern
-	10, // 7: prism.namespace.v1.Namespace.needs:type_name -> prism.namespace.v1.Needs
-	11, // 8: prism.namespace.v1.Namespace.auth:type_name -> prism.namespace.v1.Auth
-	12, // 9: prism.namespace.v1.Namespace.limits:type_name -> prism.namespace.v1.Limits
+	16, // 3: prism.namespace.v1.Backend.options:type_name -> google.protobuf.Struct
+	16, // 4: prism.namespace.v1.Backend.asserts:type_name -> google.protobuf.Struct
+	14, // 5: prism.namespace.v1.Namespace.labels:type_name -> prism.namespace.v1.Namespace.LabelsEntry
+	9,  // 6: prism.namespace.v1.Namespace.patterns:type_name -> prism.namespace.v1.Pattern
+	11, // 7: prism.namespace.v1.Namespace.needs:type_name -> prism.namespace.v1.Needs
+	12, // 8: prism.namespace.v1.Namespace.auth:type_name -> prism.namespace.v1.Auth
+	13, // 9: prism.namespace.v1.Namespace.limits:type_name -> prism.namespace.v1.Limits
 	5,  // 10: prism.namespace.v1.Namespace.topics:type_name -> prism.namespace.v1.Topic
 	7,  // 11: prism.namespace.v1.Namespace.consumers:type_name -> prism.namespace.v1.Consumer
-	4,  // 12: prism.namespace.v1.Namespace.signing:type_name -> prism.namespace.v1.Signing
-	6,  // 13: prism.namespace.v1.Topic.retention:type_name -> prism.namespace.v1.Retention
-	14, // 14: prism.namespace.v1.Pattern.slots:type_name -> prism.namespace.v1.Pattern.SlotsEntry
-	15, // 15: prism.namespace.v1.Pattern.settings:type_name -> google.protobuf.Struct
-	15, // 16: prism.namespace.v1.Slot.layout:type_name -> google.protobuf.Struct
-	9,  // 17: prism.namespace.v1.Pattern.SlotsEntry.value:type_name -> prism.namespace.v1.Slot
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	8,  // 12: prism.namespace.v1.Namespace.queues:type_name -> prism.namespace.v1.Queue
+	4,  // 13: prism.namespace.v1.Namespace.signing:type_name -> prism.namespace.v1.Signing
+	6,  // 14: prism.namespace.v1.Topic.retention:type_name -> prism.namespace.v1.Retention
+	15, // 15: prism.namespace.v1.Pattern.slots:type_name -> prism.namespace.v1.Pattern.SlotsEntry
+	16, // 16: prism.namespace.v1.Pattern.settings:type_name -> google.protobuf.Struct
+	16, // 17: prism.namespace.v1.Slot.layout:type_name -> google.protobuf.Struct
+	10, // 18: prism.namespace.v1.Pattern.SlotsEntry.value:type_name -> prism.namespace.v1.Slot
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_prism_namespace_v1_documents_proto_init() }
@@ -1203,7 +1305,7 @@ func file_prism_namespace_v1_documents_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_prism_namespace_v1_documents_proto_rawDesc), len(file_prism_namespace_v1_documents_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -45,6 +45,7 @@ const (
 	ObjectNotFound
 	TopicNotFound
 	GroupNotFound
+	QueueNotFound
 	InvalidField
 	InvalidKey
 	InvalidCursor
@@ -104,6 +105,7 @@ var table = [reasons]row{
 	ObjectNotFound:         {"OBJECT_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such object"},
 	TopicNotFound:          {"TOPIC_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "no such topic"},
 	GroupNotFound:          {"GROUP_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "the topic has no such group"},
+	QueueNotFound:          {"QUEUE_NOT_FOUND", codes.NotFound, http.StatusNotFound, RetryNever, "the namespace has no such queue"},
 	InvalidField:           {"INVALID_FIELD", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a field of the request is invalid"},
 	InvalidKey:             {"INVALID_KEY", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "a key is 1 to 1,024 bytes of UTF-8 without NUL"},
 	InvalidCursor:          {"INVALID_CURSOR", codes.InvalidArgument, http.StatusBadRequest, RetryNever, "the cursor is not one that this namespace and prefix gave out; scan from the beginning"},

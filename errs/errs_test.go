@@ -34,6 +34,7 @@ var contract = []struct {
 	{errs.ObjectNotFound, "OBJECT_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
 	{errs.TopicNotFound, "TOPIC_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
 	{errs.GroupNotFound, "GROUP_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
+	{errs.QueueNotFound, "QUEUE_NOT_FOUND", codes.NotFound, 404, errs.RetryNever},
 	{errs.InvalidField, "INVALID_FIELD", codes.InvalidArgument, 400, errs.RetryNever},
 	{errs.InvalidKey, "INVALID_KEY", codes.InvalidArgument, 400, errs.RetryNever},
 	{errs.InvalidCursor, "INVALID_CURSOR", codes.InvalidArgument, 400, errs.RetryNever},

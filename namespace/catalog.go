@@ -54,6 +54,7 @@ const (
 	PrimitiveKV     = "kv"     // driver.KV
 	PrimitivePubSub = "pubsub" // driver.PubSub
 	PrimitiveLog    = "log"    // driver.Log
+	PrimitiveQueue  = "queue"  // driver.Queue
 )
 
 // has reports whether b has a primitive.
@@ -65,6 +66,8 @@ func has(b driver.Backend, primitive string) bool {
 		return b.PubSub != nil
 	case PrimitiveLog:
 		return b.Log != nil
+	case PrimitiveQueue:
+		return b.Queue != nil
 	}
 	return false
 }
@@ -73,10 +76,12 @@ func has(b driver.Backend, primitive string) bool {
 // means something there.
 func (s *SlotNeed) keeps() bool { return s.Primitive != PrimitivePubSub }
 
+func (s *SlotNeed) lacking() string { return "it has no primitive " + s.Primitive }
+
 // unfit says why b cannot fill a slot; empty: it can.
 func (s *SlotNeed) unfit(b driver.Backend, durability string) string {
 	if !has(b, s.Primitive) {
-		return "it has no primitive " + s.Primitive
+		return s.lacking()
 	}
 	switch s.Primitive {
 	case PrimitiveKV:
@@ -87,6 +92,8 @@ func (s *SlotNeed) unfit(b driver.Backend, durability string) string {
 		return weaker(g.Ack, durability)
 	case PrimitiveLog:
 		return weaker(b.Log.Guarantees().Ack, durability)
+	case PrimitiveQueue:
+		return weaker(b.Queue.Guarantees().Ack, durability)
 	}
 	return ""
 }

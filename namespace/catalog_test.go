@@ -22,6 +22,7 @@ func testCatalog() Catalog {
 			{Name: "pubsub", Slots: []SlotNeed{{Name: "messages-pubsub", Primitive: PrimitivePubSub}}},
 			{Name: "producer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics, CheckSigning: topic.CheckSigning},
 			{Name: "consumer", Slots: []SlotNeed{{Name: "messages-log", Primitive: PrimitiveLog}}, CheckSettings: checkTopics, CheckSigning: topic.CheckSigning},
+			{Name: "queue", Slots: []SlotNeed{{Name: "messages-queue", Primitive: PrimitiveQueue}}, CheckSettings: checkQueues},
 			{Name: "lease", Slots: []SlotNeed{{Name: "lock-kv", Primitive: PrimitiveKV, Versions: driver.WriteVersions}}, CheckSettings: checkLease},
 		},
 		Keys: func(n *Namespace) error { return secret.Check(n.Spec.GetSigning().GetKeys()) },
@@ -97,6 +98,7 @@ func (d described) Space(s driver.Space) (driver.Backend, error) {
 	b := driver.Backend{KV: describedKV{guarantees: d.guarantees}}
 	b.Extent = driver.Extent{Prefix: s.Namespace + ":" + s.Pattern + ":"}
 	b.Log = d.log()
+	b.Queue = queueOf(d.doc.Spec.GetDriver(), d.guarantees.Ack)
 	switch d.doc.Spec.GetDriver() {
 	case "memory":
 		b.PubSub = describedPubSub{guarantees: driver.PubSubGuarantees{Groups: true, MaxPayload: 4 << 20}}
@@ -154,6 +156,36 @@ type describedLog struct {
 }
 
 func (l describedLog) Guarantees() driver.LogGuarantees { return l.guarantees }
+
+// describedQueue likewise.
+type describedQueue struct {
+	driver.Queue
+	guarantees driver.QueueGuarantees
+}
+
+func (q describedQueue) Guarantees() driver.QueueGuarantees { return q.guarantees }
+
+// queueOf describes the queues of the technologies that have some.
+func queueOf(name string, ack driver.Ack) driver.Queue {
+	switch name {
+	case "memory", "sqlite", "postgres":
+		return describedQueue{guarantees: driver.QueueGuarantees{MaxTask: 4 << 20, Shared: name == "postgres", Ack: ack}}
+	}
+	return nil
+}
+
+func checkQueues(settings json.RawMessage) error {
+	s := struct {
+		Queues []map[string]any `json:"queues"`
+	}{}
+	if err := driver.DecodeStrict(settings, &s); err != nil {
+		return err
+	}
+	if len(s.Queues) > 0 && s.Queues[0]["ack_wait"] == "1ms" {
+		return errs.Invalid(errs.Field{Path: "settings.queues[0].ack_wait", Text: "must be 1s to 12h"})
+	}
+	return nil
+}
 
 func checkTopics(settings json.RawMessage) error {
 	_, err := topic.Decode(settings)

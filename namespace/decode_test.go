@@ -287,6 +287,10 @@ func drawNamespace(t *rapid.T, name string) *namespacev1.Namespace {
 			Name: rapid.StringMatching(`[a-z0-9]{1,8}`).Draw(t, "topic"), Partitions: rapid.Int32Range(1, 64).Draw(t, "partitions"),
 			Retention: &namespacev1.Retention{Bytes: rapid.Int64Min(0).Draw(t, "bytes"), UntilConsumed: rapid.Bool().Draw(t, "until")},
 		}}
+		n.Queues = []*namespacev1.Queue{{
+			Name: rapid.StringMatching(`[a-z0-9]{1,8}`).Draw(t, "queue"), MaxDeliveries: rapid.Int32Range(0, 1000).Draw(t, "deliveries"),
+			AckWait: rapid.SampledFrom([]string{"", "1m"}).Draw(t, "ack wait"),
+		}}
 	}
 	return n
 }

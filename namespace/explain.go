@@ -59,6 +59,8 @@ func (s *PlacedSlot) explain(b *bytes.Buffer) {
 		explainPubSub(b, s.PubSub)
 	case PrimitiveLog:
 		explainLog(b, &s.Log)
+	case PrimitiveQueue:
+		explainQueue(b, &s.Queue)
 	}
 	if s.Space.Layout != nil {
 		line(b, "adopts", "%s", extent(s.Extent))
@@ -105,6 +107,16 @@ func explainLog(b *bytes.Buffer, g *driver.LogGuarantees) {
 	}
 	line(b, "groups", "%s", others)
 	line(b, "messages", "up to %s", size(g.MaxRecord))
+}
+
+func explainQueue(b *bytes.Buffer, g *driver.QueueGuarantees) {
+	reach := "of all proxies"
+	if !g.Shared {
+		reach = "of this proxy alone"
+	}
+	line(b, "durability", "%s", survives(g.Ack))
+	line(b, "workers", "%s share the tasks", reach)
+	line(b, "tasks", "up to %s", size(g.MaxTask))
 }
 
 func survives(a driver.Ack) string {

@@ -46,6 +46,7 @@ type PlacedSlot struct {
 	Guarantees driver.Guarantees       // of a KV
 	PubSub     driver.PubSubGuarantees // of a PubSub
 	Log        driver.LogGuarantees    // of a Log
+	Queue      driver.QueueGuarantees  // of a Queue
 	Reason     string                  // why this backend
 	Rejected   []Rejection             // the backends that came first and do not fit
 	Warnings   []string
@@ -53,8 +54,11 @@ type PlacedSlot struct {
 
 // ack is what an acknowledgement of what the slot keeps survives.
 func (s *PlacedSlot) ack() driver.Ack {
-	if s.Primitive == PrimitiveLog {
+	switch s.Primitive {
+	case PrimitiveLog:
 		return s.Log.Ack
+	case PrimitiveQueue:
+		return s.Queue.Ack
 	}
 	return s.Guarantees.Ack
 }
@@ -77,6 +81,7 @@ type slotJSON struct {
 	*kvJSON
 	*pubsubJSON
 	*logJSON
+	*queueJSON
 	Shared   bool        `json:"shared"`
 	Ack      *ackJSON    `json:"ack,omitempty"` // of what keeps anything
 	Rejected []Rejection `json:"rejected,omitempty"`
@@ -113,6 +118,10 @@ type logJSON struct {
 	MaxRecord     int  `json:"max_record"`
 }
 
+type queueJSON struct {
+	MaxTask int `json:"max_task"`
+}
+
 // MarshalJSON writes the slot with its guarantees.
 func (s PlacedSlot) MarshalJSON() ([]byte, error) {
 	out := slotJSON{
@@ -133,6 +142,9 @@ func (s PlacedSlot) MarshalJSON() ([]byte, error) {
 		l := s.Log
 		out.Shared, out.Ack = l.Shared, (*ackJSON)(&l.Ack)
 		out.logJSON = &logJSON{Dedup: l.Dedup, UntilConsumed: l.UntilConsumed, SeekLive: l.SeekLive, Foreign: l.Foreign, MaxRecord: l.MaxRecord}
+	case PrimitiveQueue:
+		out.Shared, out.Ack = s.Queue.Shared, (*ackJSON)(&s.Queue.Ack)
+		out.queueJSON = &queueJSON{MaxTask: s.Queue.MaxTask}
 	}
 	return json.Marshal(out)
 }

@@ -278,7 +278,10 @@ func (v *resolver) named(n *Namespace, plan *PlacedSlot, need *SlotNeed, spec *n
 	asked := n.Spec.GetNeeds().GetDurability()
 	if why := need.unfit(b, asked); why != "" {
 		advice := ""
-		if need.unfit(b, durabilityNone) == "" {
+		switch {
+		case !has(b, need.Primitive):
+			advice = v.whoHas(need.Primitive, plan.Space)
+		case need.unfit(b, durabilityNone) == "":
 			advice = orAskLess(asked)
 		}
 		v.report.namespace(n, path, "%s cannot fill the slot: %s; name another backend%s", quote(spec.GetBackend()), why, advice)
@@ -290,6 +293,29 @@ func (v *resolver) named(n *Namespace, plan *PlacedSlot, need *SlotNeed, spec *n
 		plan.Warnings = append(plan.Warnings, "an OK does not survive the crash of the process"+because(ack)+"; write needs: {durability: process} to be refused instead")
 	}
 	return true
+}
+
+const whoHasIt = "docs/backends.md says which technologies have it"
+
+// whoHas names the backends of the documents that have a primitive.
+func (v *resolver) whoHas(primitive string, s driver.Space) string {
+	s.Layout = nil
+	var names []string
+	for _, c := range v.candidates {
+		if c.conn == nil {
+			continue
+		}
+		if b, err := c.conn.Space(s); err == nil && has(b, primitive) {
+			names = append(names, quote(c.doc.Spec.GetName()))
+		}
+	}
+	switch len(names) {
+	case 0:
+		return "; none of these documents has it, and " + whoHasIt
+	case 1:
+		return "; " + names[0] + " has it"
+	}
+	return "; " + strings.Join(names, " and ") + " have it"
 }
 
 func orAskLess(durability string) string {
@@ -345,10 +371,15 @@ func noneFits(plan *PlacedSlot, need *SlotNeed, durability, stated string, less 
 		return "there is no backend to fill the slot " + plan.Name + "; add a document of kind: Backend"
 	}
 	why := make([]string, len(plan.Rejected))
+	lacking := true
 	for i, r := range plan.Rejected {
 		why[i] = quote(r.Backend) + ": " + r.Reason
+		lacking = lacking && r.Reason == need.lacking()
 	}
 	advice := "; add one that does"
+	if lacking {
+		advice += "; " + whoHasIt
+	}
 	if !need.keeps() {
 		return fmt.Sprintf("no backend fills the slot %s; %s%s", plan.Name, strings.Join(why, "; "), advice)
 	}
@@ -382,6 +413,8 @@ func (v *resolver) promise(n *Namespace, plan *PlacedSlot, b driver.Backend) {
 		}
 	case PrimitiveLog:
 		plan.Log = b.Log.Guarantees()
+	case PrimitiveQueue:
+		plan.Queue = b.Queue.Guarantees()
 	case PrimitivePubSub:
 		plan.PubSub = b.PubSub.Guarantees()
 		if d := n.Spec.GetNeeds().GetDurability(); d == durabilityStrong || d == durabilityProcess {

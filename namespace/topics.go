@@ -49,6 +49,17 @@ func topicSettings(n *namespacev1.Namespace) (producer, consumer *structpb.Struc
 	return producer, consumer
 }
 
+// queueSettings returns the settings of the pattern that queues are short for.
+func queueSettings(n *namespacev1.Namespace) *structpb.Struct {
+	queues := make([]*structpb.Value, len(n.GetQueues()))
+	for i, q := range n.GetQueues() {
+		queues[i] = entry("name", q.GetName(), "ack_wait", q.GetAckWait(), "backoff", q.GetBackoff(), "max_backoff", q.GetMaxBackoff())
+		number(queues[i], "max_deliveries", int64(q.GetMaxDeliveries()))
+	}
+	list := structpb.NewListValue(&structpb.ListValue{Values: queues})
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"queues": list}}
+}
+
 // entry returns a struct of those pairs of name and text that have a text.
 func entry(pairs ...string) *structpb.Value {
 	s := &structpb.Struct{Fields: make(map[string]*structpb.Value, len(pairs)/2)}

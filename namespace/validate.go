@@ -19,12 +19,13 @@ const (
 	consistencyStrong = "strong"
 )
 
-// What the short forms stand for: "stores" for the first, "topics" for the
-// others, which have the names of their kinds.
+// What the short forms stand for: "stores" for the first, "topics" for the next
+// two and "queues" for the last, which have the names of their kinds.
 const (
 	kindKeyValue = "keyvalue"
 	kindProducer = "producer"
 	kindConsumer = "consumer"
+	kindQueue    = "queue"
 )
 
 // reserved begins the names that are Prism's own.
@@ -240,7 +241,7 @@ type pattern struct {
 }
 
 // patternsOf returns all patterns of a namespace, those of stores first, then
-// those of topics.
+// those of topics and queues.
 func patternsOf(n *namespacev1.Namespace) []pattern {
 	all := make([]pattern, 0, len(n.GetStores())+len(n.GetPatterns()))
 	for i, name := range n.GetStores() {
@@ -252,6 +253,9 @@ func patternsOf(n *namespacev1.Namespace) []pattern {
 		all = append(all,
 			pattern{&namespacev1.Pattern{Name: kindProducer, Kind: kindProducer, Settings: topics}, "topics", true},
 			pattern{&namespacev1.Pattern{Name: kindConsumer, Kind: kindConsumer, Settings: consumers}, "topics", true})
+	}
+	if len(n.GetQueues()) > 0 {
+		all = append(all, pattern{&namespacev1.Pattern{Name: kindQueue, Kind: kindQueue, Settings: queueSettings(n)}, "queues", true})
 	}
 	for i, p := range n.GetPatterns() {
 		all = append(all, pattern{p, "patterns[" + strconv.Itoa(i) + "]", false})

@@ -66,6 +66,10 @@ func (b *Breaker) PubSub(ps driver.PubSub) driver.PubSub { return &guardedPubSub
 // freely.
 func (b *Breaker) Log(l driver.Log) driver.Log { return &guardedLog{l, b.guard()} }
 
+// Queue returns q behind the breaker. A Receive that waits passes freely; ask for
+// what is there first.
+func (b *Breaker) Queue(q driver.Queue) driver.Queue { return &guardedQueue{q, b.guard()} }
+
 func (b *Breaker) guard() guard { return guard{enter: b.enter, severe: unwell} }
 
 // enter lets a call through, or says why not.

@@ -26,6 +26,9 @@ func (l *Limiter) PubSub(ps driver.PubSub) driver.PubSub { return &guardedPubSub
 // Log is KV for a Log. Members take no place.
 func (l *Limiter) Log(log driver.Log) driver.Log { return &guardedLog{log, l.guard()} }
 
+// Queue is KV for a Queue. A Receive that waits takes no place.
+func (l *Limiter) Queue(q driver.Queue) driver.Queue { return &guardedQueue{q, l.guard()} }
+
 func (l *Limiter) guard() guard {
 	leave := func(error) { <-l.places }
 	return guard{severe: func(error) bool { return false }, enter: func(ctx context.Context) (func(error), error) {

@@ -24,6 +24,7 @@ func Methods() []string {
 	return []string{
 		"get", "get_many", "apply", "scan",
 		"topic", "append", "read", "join", "stat", "seek", "commit",
+		"enqueue", "receive", "wait", "settle", "browse",
 		"publish", "subscribe",
 		"put_object", "get_object", "stat_object", "delete_objects", "list_objects",
 	}

@@ -59,7 +59,8 @@ func Run(t *testing.T, h Harness) {
 	s.found = found{Suite: "patterntest", Driver: h.Name, Guarantees: b.KV.Guarantees(), Watcher: b.Watcher != nil}
 	s.pubsub = b.PubSub != nil
 	s.log = b.Log != nil
-	all := slices.Concat(keyValueChecks(), pubsubChecks(), topicChecks(), signingChecks())
+	s.queue = b.Queue != nil
+	all := slices.Concat(keyValueChecks(), pubsubChecks(), topicChecks(), signingChecks(), queueChecks())
 	t.Run("checks", func(t *testing.T) {
 		for _, c := range all {
 			t.Run(c.name, func(t *testing.T) {
@@ -86,6 +87,7 @@ type suite struct {
 
 	pubsub bool // the technology has it
 	log    bool // likewise
+	queue  bool // likewise
 
 	mu    sync.Mutex // guards found
 	found found

@@ -110,6 +110,9 @@ func (p *pool) space(b *backend, s driver.Space) (driver.Backend, error) {
 	if out.Blob != nil {
 		out.Blob = p.blob(b, out.Blob)
 	}
+	if out.Queue != nil {
+		out.Queue = p.queue(b, out.Queue)
+	}
 	if out.KV != nil {
 		out.KV, err = p.kv(b, s, out.KV)
 	}
@@ -150,6 +153,13 @@ func (p *pool) blob(b *backend, blob driver.Blob) driver.Blob {
 		blob = b.breaker.Blob(b.retrier.Blob(b.limiter.Blob(blob, b.streams)))
 	}
 	return wrap.ObserveBlob(blob, b.name, &backendObserver{b.series, b.log})
+}
+
+func (p *pool) queue(b *backend, q driver.Queue) driver.Queue {
+	if q.Guarantees().Shared {
+		q = b.breaker.Queue(b.limiter.Queue(q))
+	}
+	return wrap.ObserveQueue(q, b.name, &backendObserver{b.series, b.log})
 }
 
 // release gives a backend back; the last one to do so closes it.

@@ -24,6 +24,7 @@ import (
 	"github.com/prismgw/prism/pattern"
 	"github.com/prismgw/prism/pattern/keyvalue"
 	"github.com/prismgw/prism/pattern/pubsub"
+	"github.com/prismgw/prism/pattern/queue"
 	"github.com/prismgw/prism/proxy"
 )
 
@@ -55,7 +56,7 @@ func start(t *testing.T, set func(*proxy.Options), documents ...string) *served 
 	s := &served{tap: newTap(), dir: t.TempDir()}
 	o := proxy.Options{
 		Drivers:  []driver.Driver{memory.Driver(), sqlite.Driver(), s.Driver},
-		Kinds:    []pattern.Kind{keyvalue.Kind(), pubsub.Kind()},
+		Kinds:    []pattern.Kind{keyvalue.Kind(), pubsub.Kind(), queue.Kind()},
 		Loopback: true, DrainTime: 10 * time.Second,
 		Log: slog.New(slog.NewJSONHandler(&s.log, nil)),
 	}

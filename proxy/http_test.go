@@ -47,7 +47,7 @@ func TestHTTP(t *testing.T) {
 			s := start(t, func(o *proxy.Options) {
 				o.HTTPHosts = []string{"gateway.example"}
 				o.CORSOrigins = []string{"https://app.example"}
-			}, documents, news, `{kind: Namespace, name: hidden, stores: [data], needs: {durability: none}, auth: {anonymous: read_only}}`)
+			}, documents, news, post, `{kind: Namespace, name: hidden, stores: [data], needs: {durability: none}, auth: {anonymous: read_only}}`)
 			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	keyvaluev1 "github.com/prismgw/prism/api/prism/keyvalue/v1"
 	producerv1 "github.com/prismgw/prism/api/prism/producer/v1"
 	pubsubv1 "github.com/prismgw/prism/api/prism/pubsub/v1"
+	queuev1 "github.com/prismgw/prism/api/prism/queue/v1"
 	"github.com/prismgw/prism/envelope/text"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
@@ -24,11 +25,12 @@ import (
 	"github.com/prismgw/prism/pattern/keyvalue"
 	"github.com/prismgw/prism/pattern/producer"
 	"github.com/prismgw/prism/pattern/pubsub"
+	"github.com/prismgw/prism/pattern/queue"
 )
 
 func newRoutes(t testing.TB) *httpServer {
 	t.Helper()
-	p, err := New(Options{Kinds: []pattern.Kind{keyvalue.Kind(), producer.Kind(), consumer.Kind(), pubsub.Kind()}})
+	p, err := New(Options{Kinds: []pattern.Kind{keyvalue.Kind(), producer.Kind(), consumer.Kind(), pubsub.Kind(), queue.Kind()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +105,7 @@ func TestOpenAPI(t *testing.T) {
 				t.Errorf("%s %s: operation %q is there already, or says nothing of errors", verb, path, o.OperationID)
 			}
 			ids[o.OperationID] = true
-			if strings.Contains(path, "/topics/") {
+			if strings.Contains(path, "/topics/") || strings.Contains(path, "/queues/") {
 				templates[templateOf(t, s, strings.ToUpper(verb), path, &o)]++
 				continue
 			}
@@ -126,7 +128,9 @@ func TestOpenAPI(t *testing.T) {
 		"TopicPublishResponse": &producerv1.PublishResponse{}, "AcknowledgeRequest": &consumerv1.AcknowledgeRequest{}, "RejectRequest": &consumerv1.RejectRequest{},
 		"ExtendRequest": &consumerv1.ExtendRequest{}, "SeekRequest": &consumerv1.SeekRequest{}, "SettleResponse": &consumerv1.AcknowledgeResponse{},
 		"PublishResponse": &pubsubv1.PublishResponse{},
-		"StoreResponse":   &keyvaluev1.StoreResponse{}, "IncrementRequest": &keyvaluev1.IncrementRequest{}, "IncrementResponse": &keyvaluev1.IncrementResponse{},
+		"EnqueueResponse": &queuev1.EnqueueResponse{}, "TaskReceipts": &queuev1.AcknowledgeRequest{}, "TaskReject": &queuev1.RejectRequest{},
+		"TaskExtend": &queuev1.ExtendRequest{}, "QueueStat": &queuev1.StatResponse{},
+		"StoreResponse": &keyvaluev1.StoreResponse{}, "IncrementRequest": &keyvaluev1.IncrementRequest{}, "IncrementResponse": &keyvaluev1.IncrementResponse{},
 		"ExpireRequest": &keyvaluev1.ExpireRequest{}, "ExpireResponse": &keyvaluev1.ExpireResponse{}, "ScanRequest": &keyvaluev1.ScanRequest{},
 		"StoreBatchRequest": &keyvaluev1.StoreBatchRequest{}, "RetrieveBatchRequest": &keyvaluev1.RetrieveBatchRequest{}, "DeleteBatchRequest": &keyvaluev1.DeleteBatchRequest{},
 	} {
@@ -144,7 +148,7 @@ func TestOpenAPI(t *testing.T) {
 // its own.
 func templateOf(t *testing.T, s *httpServer, verb, path string, o *operation) *route {
 	t.Helper()
-	at := strings.NewReplacer("{namespace}", "n", "{pattern}", "p", "{topic}", "t", "{group}", "g").Replace(path)
+	at := strings.NewReplacer("{namespace}", "n", "{pattern}", "p", "{topic}", "t", "{queue}", "t", "{group}", "g").Replace(path)
 	c := new(call)
 	to, err := s.route(&http.Request{Method: verb, URL: &url.URL{Path: at}, Header: http.Header{}}, c)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/prismgw/prism/pattern/keyvalue"
 	"github.com/prismgw/prism/pattern/producer"
 	"github.com/prismgw/prism/pattern/pubsub"
+	"github.com/prismgw/prism/pattern/queue"
 )
 
 // patterns is every pattern in this build.
@@ -15,5 +16,6 @@ func patterns() []pattern.Kind {
 		producer.Kind(),
 		consumer.Kind(),
 		pubsub.Kind(),
+		queue.Kind(),
 	}
 }

@@ -50,6 +50,9 @@ func (h *hooked) Receive(ctx context.Context, r driver.ReceiveRequest) ([]driver
 	leased, err := h.Queue.Receive(ctx, r)
 	if h.received != nil {
 		h.received()
+		if ctx.Err() != nil { // as a driver may: what it has leased is nobody's
+			return nil, ctx.Err()
+		}
 	}
 	return leased, err
 }

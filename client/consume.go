@@ -303,6 +303,11 @@ func (s *session) settle(d *Delivery, err error) {
 		s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Acknowledge_{Acknowledge: &consumerv1.Settlement_Acknowledge{}}}, 1)
 		return
 	}
+	s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Reject{Reject: rejectionOf(err)}}, 1)
+}
+
+// rejectionOf is what an error says of the message that it is about.
+func rejectionOf(err error) *consumerv1.Reject {
 	reject := &consumerv1.Reject{Reason: clipped(err.Error())}
 	var v *verdict
 	if errors.As(err, &v) {
@@ -315,7 +320,7 @@ func (s *session) settle(d *Delivery, err error) {
 			reject.Delay = durationpb.New(*v.delay)
 		}
 	}
-	s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Reject{Reject: reject}}, 1)
+	return reject
 }
 
 // clipped is as much of a reason as is taken.

@@ -146,3 +146,28 @@ func ExamplePubSub_Subscribe() {
 	}
 	// Output: orders.placed 17
 }
+
+func ExampleQueues_Work() {
+	addr, stop := prismtest.Serve()
+	defer stop()
+	c, err := client.Dial(addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	queues := c.Queues("test")
+	if _, err := queues.Enqueue(context.Background(), "mails", []byte("welcome")); err != nil {
+		log.Fatal(err)
+	}
+	ctx, done := context.WithCancel(context.Background())
+	err = queues.Work(ctx, "mails", func(_ context.Context, t *client.Task) error {
+		fmt.Println("sending", string(t.Payload()))
+		done()
+		return nil // it is done, and gone
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output: sending welcome
+}

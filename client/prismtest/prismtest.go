@@ -25,6 +25,7 @@ import (
 	"github.com/prismgw/prism/pattern/keyvalue"
 	"github.com/prismgw/prism/pattern/producer"
 	"github.com/prismgw/prism/pattern/pubsub"
+	"github.com/prismgw/prism/pattern/queue"
 	"github.com/prismgw/prism/proxy"
 )
 
@@ -42,13 +43,14 @@ kind: Namespace
 name: test
 stores: [data]
 topics: [{name: "*", partitions: 4}]
+queues: [{name: "*"}]
 patterns: [{name: events, kind: pubsub}]
 needs: {durability: none}
 auth: {anonymous: read_write}
 `
 
 // New starts a Prism with the namespace "test", which has the store "data", topics
-// of any name and the messages "events" in memory, and returns a client of it.
+// and queues of any name and the messages "events" in memory, and returns a client of it.
 // Both end with the test.
 func New(t testing.TB, opts ...client.Option) *client.Client {
 	t.Helper()
@@ -90,7 +92,7 @@ func start(dir string, documents ...string) (*Server, error) {
 	s := &Server{dir: dir}
 	o := proxy.Options{
 		Drivers:  []driver.Driver{memory.Driver(), sqlite.Driver()},
-		Kinds:    []pattern.Kind{keyvalue.Kind(), producer.Kind(), consumer.Kind(), pubsub.Kind()},
+		Kinds:    []pattern.Kind{keyvalue.Kind(), producer.Kind(), consumer.Kind(), pubsub.Kind(), queue.Kind()},
 		Loopback: true, DrainTime: 5 * time.Second,
 	}
 	var err error

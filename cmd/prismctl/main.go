@@ -1,6 +1,7 @@
 // Command prismctl talks to Prism's servers: it reads and writes keys, moves
 // data sets in and out, publishes messages and listens to them, consumes those
-// that are kept and deals with dead letters, and says whether a server is well.
+// that are kept and deals with dead letters, puts tasks into queues and takes
+// them out, and says whether a server is well.
 package main
 
 import (
@@ -84,6 +85,7 @@ Exit codes:
   prismctl kv ls
   prismctl pubsub subscribe 'orders.>'
   prismctl topic consume orders --group billing
+  prismctl queue receive mails
   prismctl context set staging --addr proxy.example.com:8980 -n orders`,
 		Version:      version.Text(),
 		SilenceUsage: true, SilenceErrors: true,
@@ -91,7 +93,7 @@ Exit codes:
 	}
 	c.SetVersionTemplate(version.Line("prismctl") + "\n")
 	a.addFlags(c)
-	c.AddCommand(a.kvCommand(), a.pubsubCommand(), a.topicCommand(), a.dlqCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
+	c.AddCommand(a.kvCommand(), a.pubsubCommand(), a.topicCommand(), a.dlqCommand(), a.queueCommand(), a.healthCommand(), a.contextCommand(), versionCommand())
 	return c
 }
 

@@ -206,7 +206,9 @@ func TestTheSameMessageDiesTwice(t *testing.T) {
 			t.Fatalf("%v, %v", r, err)
 		}
 		id = r.GetMessageId()
-		b.clock.move(driver.DedupWindow - time.Second)
+		if n == 0 { // it dies late, and the other one early
+			b.clock.move(driver.DedupWindow - time.Second)
+		}
 		d := b.take(t.Context())
 		if _, err := b.Reject(t.Context(), &queuev1.RejectRequest{Queue: "mails", Receipts: []string{d[0].GetReceipt()}, How: &consumerv1.Reject{DeadLetter: true}}); err != nil {
 			t.Fatal(err)

@@ -71,13 +71,16 @@ func (q *queues) enqueue(ctx context.Context, name string, all []*queuev1.NewTas
 	if p.dead {
 		return nil, errs.Invalid(errs.Field{Path: "queue", Text: "is where the dead letters of a queue go; enqueue into the queue itself"})
 	}
+	call := pattern.CallOf(ctx)
+	if call.IdempotencyKey != "" {
+		return nil, errs.Invalid(errs.Field{Path: "idempotency-key", Text: "is not kept here; leave it out, a task with the message_id of another is not enqueued again"})
+	}
 	q.meters.of(name)
 	results := make([]result, len(all))
 	tasks := make([]driver.Task, 0, len(all))
 	of := make([]int, 0, len(all)) // whose task it is
-	subject := pattern.CallOf(ctx).Subject
 	for i, one := range all {
-		t, err := q.task(name, one, subject)
+		t, err := q.task(name, one, call.Subject)
 		if err != nil {
 			results[i].err = err
 			continue

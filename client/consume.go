@@ -303,6 +303,10 @@ func (s *session) settle(d *Delivery, err error) {
 		s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Acknowledge_{Acknowledge: &consumerv1.Settlement_Acknowledge{}}}, 1)
 		return
 	}
+	if v := new(verdict); errors.As(err, &v) && v.giveBack {
+		s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Return_{Return: &consumerv1.Settlement_Return{}}}, 1)
+		return
+	}
 	s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Reject{Reject: rejectionOf(err)}}, 1)
 }
 
@@ -311,10 +315,6 @@ func rejectionOf(err error) *consumerv1.Reject {
 	reject := &consumerv1.Reject{Reason: clipped(err.Error())}
 	var v *verdict
 	if errors.As(err, &v) {
-		if v.giveBack {
-			s.queueUp(d, &consumerv1.Settlement{Verdict: &consumerv1.Settlement_Return_{Return: &consumerv1.Settlement_Return{}}}, 1)
-			return
-		}
 		reject.DeadLetter = v.refuse
 		if v.delay != nil {
 			reject.Delay = durationpb.New(*v.delay)

@@ -37,7 +37,7 @@ func enqueueAll(t *testing.T, queues *client.Queues, texts ...string) {
 }
 
 // holds expects what a queue holds.
-func holds(t *testing.T, queues *client.Queues, ready, delayed, leased, dead int64) {
+func queueHolds(t *testing.T, queues *client.Queues, ready, delayed, leased, dead int64) {
 	t.Helper()
 	s, err := queues.Stat(t.Context(), "mails")
 	if err != nil || s.Ready != ready || s.Delayed != delayed || s.Leased != leased || s.DeadLetters != dead {
@@ -63,7 +63,7 @@ func TestQueues(t *testing.T) {
 	if err != nil || results[0].Err != nil || !errors.Is(results[1].Err, errs.InvalidField) || results[2].Err != nil {
 		t.Errorf("%+v, %v", results, err)
 	}
-	holds(t, queues, 2, 1, 0, 0)
+	queueHolds(t, queues, 2, 1, 0, 0)
 	tasks, err := queues.Receive(t.Context(), "mails", 10, time.Second)
 	if err != nil || len(tasks) != 2 || string(tasks[0].Payload()) != "2" || tasks[0].Attempt != 1 || time.Until(tasks[0].Until) < 20*time.Second {
 		t.Fatalf("%+v, %v", tasks, err)
@@ -86,7 +86,7 @@ func TestQueues(t *testing.T) {
 	if err := queues.Reject(t.Context(), tasks[0], client.Refuse(errors.New("never"))); err != nil {
 		t.Error(err)
 	}
-	holds(t, queues, 0, 1, 0, 1)
+	queueHolds(t, queues, 0, 1, 0, 1)
 	for task, err := range queues.Browse(t.Context(), "mails.dlq") {
 		if err != nil || string(task.Envelope.GetPayload()) != "1" || task.Headers["prism-dead-reason"] != "never" || task.Position == 0 {
 			t.Errorf("dead letter: %+v, %v", task, err)
@@ -124,7 +124,7 @@ func TestWork(t *testing.T) {
 	if all := strings.Join(got, " "); all != "again.1 again.2 done.1 never.1" {
 		t.Errorf("done: %s", all)
 	}
-	holds(t, queues, 0, 0, 0, 1)
+	queueHolds(t, queues, 0, 0, 0, 1)
 	if err := queues.Work(t.Context(), "a b", func(context.Context, *client.Task) error { return nil }); !errors.Is(err, errs.InvalidField) {
 		t.Errorf("a queue that cannot be: %v", err)
 	}
@@ -153,7 +153,7 @@ func TestWorkConcurrency(t *testing.T) {
 	if most.Load() > 3 {
 		t.Errorf("%d ran at once", most.Load())
 	}
-	holds(t, queues, 0, 0, 0, 0)
+	queueHolds(t, queues, 0, 0, 0, 0)
 }
 
 // A handler that takes longer than ack_wait keeps its task.
@@ -178,7 +178,7 @@ func TestWorkExtends(t *testing.T) {
 	if begun.Load() != 1 || done.Load() != 1 {
 		t.Errorf("begun %d times, done at attempt %d", begun.Load(), done.Load())
 	}
-	holds(t, queues, 0, 0, 0, 0)
+	queueHolds(t, queues, 0, 0, 0, 0)
 }
 
 // memoryQueues has a short ack_wait.
@@ -218,7 +218,7 @@ func TestWorkLosesATask(t *testing.T) {
 		t.Errorf("told %v", err)
 	}
 	w.finish()
-	holds(t, queues, 0, 0, 1, 0)
+	queueHolds(t, queues, 0, 0, 1, 0)
 }
 
 // When a worker is ended, what it works on is finished, and what it has not begun
@@ -284,5 +284,5 @@ func TestWorkSurvivesBrokenConnections(t *testing.T) {
 		return err == nil && s.Ready+s.Delayed+s.Leased == 0
 	})
 	w.finish()
-	holds(t, direct, 0, 0, 0, 0)
+	queueHolds(t, direct, 0, 0, 0, 0)
 }

@@ -148,6 +148,7 @@ topics: [{name: "*", partitions: 4}]
 	devDemo = `name: demo
 description: there from the start, to try Prism with
 stores: [data]
+queues: [{name: "*"}]
 auth: {anonymous: read_write}
 `
 )

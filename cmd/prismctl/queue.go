@@ -22,7 +22,7 @@ func (a *app) queueCommand() *cobra.Command {
 		`  prismctl queue enqueue mails '{"to":"ann"}'
   prismctl queue receive mails
   prismctl queue browse mails.dlq`,
-		a.enqueueCommand(), a.receiveCommand(), a.statCommand(), a.browseCommand())
+		a.enqueueCommand(), a.receiveCommand(), a.statCommand(), a.queueBrowseCommand())
 }
 
 func (a *app) enqueueCommand() *cobra.Command {
@@ -253,7 +253,7 @@ func (r statRow) cells() []string {
 
 func (r statRow) raw() []byte { return []byte(strconv.FormatInt(r.Ready, 10) + "\n") }
 
-func (a *app) browseCommand() *cobra.Command {
+func (a *app) queueBrowseCommand() *cobra.Command {
 	limit := 100
 	c := &cobra.Command{
 		Use:   "browse QUEUE",

@@ -90,8 +90,14 @@ type bench struct {
 
 func newBench(t *testing.T, settings string) *bench {
 	t.Helper()
+	return newBenchOn(t, driver.Config{URL: "memory:"}, settings)
+}
+
+func newBenchOn(t *testing.T, config driver.Config, settings string) *bench {
+	t.Helper()
 	c := &clock{at: time.Now()}
-	conn, err := memory.Driver().Open(driver.Config{URL: "memory:", Now: c.now})
+	config.Now = c.now
+	conn, err := memory.Driver().Open(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,6 +248,29 @@ func TestNoPlaceForDeadLetters(t *testing.T) {
 	b.clock.move(time.Minute)
 	_ = b.take(t.Context())
 	b.holds(0, 0, 1, 1)
+}
+
+// What is taken from a publisher fits the dead letters too, with its story.
+func TestTheLargestTaskCanDie(t *testing.T) {
+	t.Parallel()
+	const most = 10_000
+	b := newBenchOn(t, driver.Config{URL: "memory:", Options: json.RawMessage(fmt.Sprintf(`{"max_value": %d}`, most))}, plain)
+	size := most
+	for ; ; size-- {
+		r := &queuev1.EnqueueRequest{Queue: "mails", Task: &queuev1.NewTask{Envelope: &envelopev1.PrismEnvelope{Payload: make([]byte, size)}}}
+		if _, err := b.Enqueue(t.Context(), r); err == nil {
+			break
+		} else if !errors.Is(err, errs.PayloadTooLarge) || size < most/2 {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+	}
+	d := b.take(t.Context())
+	reason := strings.Repeat("x", maxWhy)
+	r, err := b.Reject(t.Context(), &queuev1.RejectRequest{Queue: "mails", Receipts: []string{d[0].GetReceipt()}, How: &consumerv1.Reject{DeadLetter: true, Reason: reason}})
+	if err != nil || r.GetResults()[0].GetError() != nil {
+		t.Errorf("a task of %d bytes: %v, %v", size, r, err)
+	}
+	b.holds(0, 0, 0, 1)
 }
 
 func TestSettings(t *testing.T) {

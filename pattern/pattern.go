@@ -41,6 +41,10 @@ type Kind struct {
 	// Its context ends when the stream should, and Leaving says why.
 	Lasting []string
 
+	// Waiting names the unary methods whose requests say how long to wait.
+	// Over HTTP, where no client sets a deadline, they get 10 s.
+	Waiting []string
+
 	// Item is what the paths of Routes without an Action name: "key".
 	Item string
 

@@ -19,6 +19,9 @@ import (
 // live as long as their client wants.
 const unaryTimeout = 2 * time.Second
 
+// waitingTimeout is that of one over HTTP whose request says how long to wait.
+const waitingTimeout = 10 * time.Second
+
 // method is what serve knows of one method of the wire contract.
 type method struct {
 	kind    int    // index into kinds
@@ -30,6 +33,7 @@ type method struct {
 	bulk    bool // does the work of many calls: shed first
 	batch   bool // its pattern charges the items to the rate
 	lasting bool // see pattern.Kind.Lasting
+	waiting bool // see pattern.Kind.Waiting
 }
 
 func (m *method) write() bool { return m.class != accessv1.Class_CLASS_READ }
@@ -96,6 +100,7 @@ func (k *kinds) read(kind int) (map[string]*method, error) {
 		}
 		m := &method{kind: kind, index: k.count, name: string(md.Name()), full: service.ServiceName + "/" + string(md.Name()), class: class}
 		m.batch = strings.HasSuffix(m.name, "Batch")
+		m.waiting = slices.Contains(k.all[kind].Waiting, m.name)
 		m.lasting = slices.Contains(k.all[kind].Lasting, m.name)
 		m.bulk = m.batch || md.IsStreamingServer() && !m.lasting
 		if !md.IsStreamingServer() && !md.IsStreamingClient() {

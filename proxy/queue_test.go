@@ -209,6 +209,10 @@ func TestQueueOverHTTP(t *testing.T) {
 			t.Fatalf("%s: %d %v", how, status, answer)
 		}
 	}
+	began := time.Now()
+	if _, answer := s.ask(t, "POST", "queues/mails:receive?wait=2500ms", ""); time.Since(began) < 2400*time.Millisecond {
+		t.Errorf("it waited %s, and then answered %v", time.Since(began), answer)
+	}
 	_, sent := s.ask(t, "POST", "queues/mails/messages", "one")
 	s.ask(t, "POST", "queues/mails/messages?delay=1h", "two")
 	if _, stat := s.ask(t, "GET", "queues/mails", ""); stat["ready"] != "1" || stat["delayed"] != "1" || stat["oldest"] == nil {

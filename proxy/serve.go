@@ -195,10 +195,13 @@ func unprintable(r rune) bool { return r <= ' ' || r > '~' }
 // timeout is the deadline of a call whose client set none. Over HTTP every
 // call is one request and one answer, unless it lasts.
 func (c *call) timeout() time.Duration {
-	if c.transport == overHTTP && !c.method.lasting {
-		return unaryTimeout
+	switch {
+	case c.transport != overHTTP || c.method.lasting:
+		return c.method.timeout
+	case c.method.waiting:
+		return waitingTimeout
 	}
-	return c.method.timeout
+	return unaryTimeout
 }
 
 // stamp takes note of when a step was done.

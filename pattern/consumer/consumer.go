@@ -80,6 +80,7 @@ func Kind() pattern.Kind {
 		Slots:   []pattern.Slot{{Name: slot, Primitive: "log"}},
 		Service: &desc,
 		Lasting: []string{"Subscribe", "Browse"},
+		Waiting: []string{"Receive"},
 		Metrics: metrics,
 		Routes:  routes(),
 		Check: func(raw json.RawMessage) error {

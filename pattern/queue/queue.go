@@ -31,6 +31,7 @@ func Kind() pattern.Kind {
 		Name:    "queue",
 		Slots:   []pattern.Slot{{Name: slot, Primitive: "queue"}},
 		Service: &desc,
+		Waiting: []string{"Receive"},
 		Metrics: metrics,
 		Routes:  routes(),
 		Check: func(raw json.RawMessage) error {

@@ -339,7 +339,7 @@ func TestGRPCUnknownMethods(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, documents)
 	conn := s.conn(t)
-	for _, method := range []string{"/prism.keyvalue.v1.KeyValue/Drop", "/prism.queue.v1.Queue/Receive", "/x/y"} {
+	for _, method := range []string{"/prism.keyvalue.v1.KeyValue/Drop", "/prism.mailbox.v1.Mailbox/Receive", "/x/y"} {
 		err := conn.Invoke(in(t, "open", "request-id", "r1"), method, &keyvaluev1.RetrieveRequest{}, &keyvaluev1.RetrieveResponse{})
 		if e := told(t, method, err, errs.Unsupported); e.RequestID != "r1" {
 			t.Errorf("%s: request id %q", method, e.RequestID)

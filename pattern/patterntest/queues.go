@@ -45,6 +45,9 @@ func queueChecks() []check {
 		on("backoff", slow, testBackoff),
 		on("dead-letters", short, testDeadTasks),
 		on("unreadable", short, testUnreadableTasks),
+		{"queues/signed", needsQueue, func(t *testing.T, s *suite) {
+			testSignedTasks(t, s.signedOffice(t, s.place(t, "queues").Namespace, plain, ringOf(t, "now", "before")))
+		}},
 		on("expired", plain, testExpiredTasks),
 		on("dead-letters-stay", short, testDeadLettersStay),
 		on("any-proxy", short, testAnyProxySettles),
@@ -82,13 +85,19 @@ func (s *suite) office(t *testing.T, settings string) *office {
 // officeAt is another process that serves the same namespace.
 func (s *suite) officeAt(t *testing.T, namespace, settings string) *office {
 	t.Helper()
+	return s.signedOffice(t, namespace, settings, nil)
+}
+
+// signedOffice signs what is enqueued, and believes nothing else.
+func (s *suite) signedOffice(t *testing.T, namespace, settings string, keys pattern.Keys) *office {
+	t.Helper()
 	b, err := s.conn.Space(driver.Space{Namespace: namespace, Pattern: "queue"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	kind := queue.Kind()
 	instance, err := kind.Open(pattern.Config{
-		Namespace: namespace, Name: kind.Name, Settings: []byte(settings),
+		Namespace: namespace, Name: kind.Name, Settings: []byte(settings), Keys: keys,
 		Slots: map[string]pattern.Filled{"messages-queue": {Backend: b, ID: "one"}},
 	})
 	if err != nil {
@@ -608,6 +617,37 @@ func (o *office) foreign(value string) {
 	o.tasks.Enqueue(o.Context(), "mails", []driver.Task{{Priority: 5, Value: []byte(value)}}, result)
 	if result[0].Err != nil {
 		o.Fatal(result[0].Err)
+	}
+}
+
+// What is not signed by this namespace for this queue is never handed out, and
+// is a dead letter at once, as it was.
+func testSignedTasks(t *testing.T, o *office) {
+	all := lies(t, o.namespace, "mails")
+	for i := range all {
+		o.foreign(string(all[i].wire))
+	}
+	o.foreign(string(sign(t, "before", o.namespace, "mails", "of the key before")))
+	o.put("signed")
+	got := o.take(2)
+	o.same("believed", taskTexts(got), []string{"of the key before", "signed"})
+	o.finish("mails", got...)
+	o.nothing("mails")
+	dead := o.browse("mails.dlq", 0, 100).GetMessages()
+	if len(dead) != len(all) {
+		t.Fatalf("%d dead letters of %d", len(dead), len(all))
+	}
+	for i, b := range dead {
+		if !strings.HasPrefix(b.GetUnreadable(), all[i].why) || !strings.Contains(b.GetHeaders()["prism-dead-reason"], all[i].why) || b.GetEnvelope() != nil {
+			t.Errorf("%s: %v", all[i].name, b)
+		}
+	}
+	// One that was believed is read among the dead letters too.
+	o.put("refused")
+	o.reject(o.take(1)[0], &consumerv1.Reject{DeadLetter: true})
+	last := o.takeFrom("mails.dlq", len(all)+1)
+	if text := string(last[len(all)].GetEnvelope().GetPayload()); text != "refused" || last[len(all)].GetUnreadable() != "" {
+		t.Errorf("among the dead letters: %v", last[len(all)])
 	}
 }
 

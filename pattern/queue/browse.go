@@ -74,7 +74,7 @@ func (q *queues) browse(ctx context.Context, name string, from driver.Position, 
 		for i := range all {
 			from = all[i].Position + 1
 			size += len(all[i].Value)
-			out.Messages = append(out.Messages, browsed(&all[i]))
+			out.Messages = append(out.Messages, q.browsed(name, &all[i]))
 			if len(out.Messages) == limit || size >= maxAnswer {
 				out.Next = int64(from)
 				return out, nil
@@ -86,13 +86,13 @@ func (q *queues) browse(ctx context.Context, name string, from driver.Position, 
 	}
 }
 
-func browsed(w *driver.Waiting) *queuev1.Browsed {
+func (q *queues) browsed(name string, w *driver.Waiting) *queuev1.Browsed {
 	b := &queuev1.Browsed{Place: place(w), Attempts: int32(w.Attempt), Headers: stories(w.Headers)}
 	if w.Delay > 0 {
 		b.Delay = durationpb.New(w.Delay)
 	}
 	var err error
-	if b.Envelope, err = read(w.Value); err != nil {
+	if b.Envelope, err = q.read(name, w.Value); err != nil {
 		b.Unreadable = errs.From(err).Message
 	}
 	return b

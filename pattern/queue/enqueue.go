@@ -8,7 +8,6 @@ import (
 	envelopev1 "github.com/prismgw/prism/api/prism/envelope/v1"
 	queuev1 "github.com/prismgw/prism/api/prism/queue/v1"
 	"github.com/prismgw/prism/driver"
-	"github.com/prismgw/prism/envelope"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
 	"github.com/prismgw/prism/pattern/publish"
@@ -112,10 +111,10 @@ func (q *queues) task(name string, n *queuev1.NewTask, subject string) (driver.T
 	var bad checker
 	bad.ok(delay >= 0 && delay <= driver.MaxDelay, "delay", "must be at most 720h")
 	bad.priority(e, n.GetPriority())
-	if err := publish.Complete(e, q.namespace, name, subject, bad...); err != nil {
+	if err := publish.Complete(e, q.gate.Namespace, name, subject, bad...); err != nil {
 		return driver.Task{}, err
 	}
-	wire, err := envelope.Marshal(e)
+	wire, err := q.gate.Marshal(e)
 	if err != nil {
 		return driver.Task{}, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/prismgw/prism/envelope"
 	"github.com/prismgw/prism/errs"
 	"github.com/prismgw/prism/pattern"
+	"github.com/prismgw/prism/pattern/trust"
 )
 
 // slot is the one slot of the pattern.
@@ -38,6 +39,8 @@ func Kind() pattern.Kind {
 			_, err := decode(raw)
 			return err
 		},
+		// Tasks are signed and verified wherever the namespace does so.
+		CheckSigning: func(json.RawMessage, bool) error { return nil },
 		Open: func(c pattern.Config) (pattern.Instance, error) { return open(c) },
 	}
 }
@@ -46,7 +49,7 @@ func Kind() pattern.Kind {
 type queues struct {
 	queuev1.UnimplementedQueueServer
 
-	namespace string
+	gate      trust.Gate
 	settings  *settings
 	driver    driver.Queue
 	maxTask   int // bytes of an envelope, so that its dead letter fits too
@@ -81,7 +84,7 @@ func open(c pattern.Config) (*queues, error) {
 		now = time.Now
 	}
 	q := &queues{
-		namespace: c.Namespace, settings: set, driver: filled.Queue, now: now,
+		gate: trust.Gate{Keys: c.Keys, Namespace: c.Namespace}, settings: set, driver: filled.Queue, now: now,
 		maxTask: min(envelope.MaxSize, filled.Queue.Guarantees().MaxTask-storySize),
 	}
 	q.life, q.end = context.WithCancel(context.Background())

@@ -140,7 +140,7 @@ func (q *queues) deliver(ctx context.Context, p *policy, leased []driver.Leased)
 // delivery is one task as the worker gets it, or why it is to be handed out no
 // more.
 func (q *queues) delivery(p *policy, l *driver.Leased) (d *queuev1.Delivery, why string) {
-	e, err := read(l.Value)
+	e, err := q.read(p.name, l.Value)
 	switch {
 	case p.dead:
 	case err != nil:
@@ -182,15 +182,19 @@ func (q *queues) giveBack(ctx context.Context, name string, leased []driver.Leas
 	q.driver.Settle(own, name, all, make([]error, len(all))) // what fails comes back when its lease ends
 }
 
-// read reads the envelope of a task. One without an id is none: no publisher
-// writes it.
-func read(wire []byte) (*envelopev1.PrismEnvelope, error) {
+// read reads the envelope of a task of a queue, if it is believed. One without an
+// id is none: no publisher writes it. A dead letter is of the queue that it came
+// from.
+func (q *queues) read(name string, wire []byte) (*envelopev1.PrismEnvelope, error) {
 	h, err := envelope.Scan(wire)
 	if err != nil {
 		return nil, err
 	}
 	if len(h.MessageID) == 0 {
 		return nil, errs.Invalid(errs.Field{Path: "task", Text: "it is no envelope"})
+	}
+	if wire, err = q.gate.Pass(wire, &h, strings.TrimSuffix(name, deadSuffix), false); err != nil {
+		return nil, err
 	}
 	e := new(envelopev1.PrismEnvelope)
 	if err := e.UnmarshalVT(wire); err != nil {

@@ -91,8 +91,11 @@ func TestPublishStream(t *testing.T) {
 	wrong := publishOp(6, "orders", "a", "")
 	wrong.GetPublish().Envelope.Metadata.Topic = "bills"
 	all := []*producerv1.Operation{
-		first, second, publishOp(3, "none", "a", "one"), {Id: 4}, publishOp(5, "bills", "a", strings.Repeat("x", 300<<10)), wrong,
-		publishOp(7, "bills", "b", "two"), {Id: 8, Op: &producerv1.Operation_Publish{Publish: new(producerv1.PublishRequest)}},
+		first, second, publishOp(3, "none", "a", "one"),
+		{Id: 4},
+		publishOp(5, "bills", "a", strings.Repeat("x", 300<<10)), wrong,
+		publishOp(7, "bills", "b", "two"),
+		{Id: 8, Op: &producerv1.Operation_Publish{Publish: new(producerv1.PublishRequest)}},
 	}
 	if err := p.Send(&producerv1.PublishStreamRequest{Operations: all}); err != nil {
 		t.Fatal(err)

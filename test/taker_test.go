@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -114,7 +115,7 @@ func takeFrom(addr string, hasty bool) error {
 			delete(inHand, s.GetId())
 		}
 		if answer.Credit > 0 {
-			if err := stream.Send(answer); err != nil && err != io.EOF {
+			if err := stream.Send(answer); err != nil && !errors.Is(err, io.EOF) {
 				return err
 			}
 		}
@@ -132,4 +133,4 @@ func tell(message string, hasty bool) {
 	}()
 }
 
-func say(what, message string) { fmt.Printf("%s %s\n", what, message) }
+func say(what, message string) { fmt.Fprintf(os.Stdout, "%s %s\n", what, message) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"errors"
@@ -60,7 +61,7 @@ func (b *broker) start(dir string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	b.nats.SetLoggerV2(brokerLog{log.With("part", "broker")}, false, false, false)
+	b.nats.SetLoggerV2(brokerLog{log}, false, false, false)
 	b.nats.Start()
 	if !b.nats.ReadyForConnections(brokerReady) {
 		return fmt.Errorf("it is not ready after %s", brokerReady)
@@ -105,9 +106,13 @@ func (l brokerLogin) Check(c natsserver.ClientAuthentication) bool {
 // who debug brokers.
 type brokerLog struct{ log *slog.Logger }
 
-func (l brokerLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l brokerLog) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l brokerLog) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l brokerLog) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l brokerLog) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
-func (l brokerLog) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l brokerLog) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }
+func (l brokerLog) Debugf(format string, v ...any)  { l.say(slog.LevelDebug, format, v) }
+func (l brokerLog) Tracef(format string, v ...any)  { l.say(slog.LevelDebug, format, v) }
+func (l brokerLog) Warnf(format string, v ...any)   { l.say(slog.LevelWarn, format, v) }
+func (l brokerLog) Errorf(format string, v ...any)  { l.say(slog.LevelError, format, v) }
+func (l brokerLog) Fatalf(format string, v ...any)  { l.say(slog.LevelError, format, v) }
+
+func (l brokerLog) say(level slog.Level, format string, v []any) {
+	l.log.Log(context.Background(), level, "the broker", "says", fmt.Sprintf(format, v...))
+}

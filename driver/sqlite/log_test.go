@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -342,20 +343,31 @@ func TestLogPlans(t *testing.T) {
 	dir := t.TempDir()
 	topicOf(t, openFile(t, dir, nil), driver.TopicSpec{Name: "t"})
 	for _, statement := range sqlite.LogStatements {
-		rows, err := other(t, dir).Query("EXPLAIN QUERY PLAN "+statement, 1, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for rows.Next() {
-			var id, parent, unused int
-			var detail string
-			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
-				t.Fatal(err)
-			}
+		for _, detail := range planOf(t, other(t, dir), statement) {
 			if strings.Contains(detail, "SCAN") && !strings.Contains(detail, "SCAN t") || strings.Contains(detail, "FOR ORDER BY") {
 				t.Errorf("%s: %s", statement, detail)
 			}
 		}
-		_ = rows.Close()
 	}
+}
+
+func planOf(t *testing.T, db *sql.DB, statement string) (details []string) {
+	t.Helper()
+	rows, err := db.Query("EXPLAIN QUERY PLAN "+statement, 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		details = append(details, detail)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return details
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	sqldriver "database/sql/driver"
 	"math"
-	"sort"
 	"time"
 
 	"github.com/prismgw/prism/driver"
@@ -125,15 +124,20 @@ func bytesOf(cell sqldriver.Value) []byte {
 
 // since returns the position of the first record that is not older than a time.
 func (l *link) since(h *head, at time.Time) (driver.Position, error) {
-	var failed error
-	older := sort.Search(int(h.next-h.first), func(i int) bool {
-		ms, err := l.number(&loadTime, placeOf(h.number, h.first+driver.Position(i)))
+	low, high := h.first, h.next // times do not go back along a partition
+	for low < high {
+		middle := low + (high-low)/2
+		ms, err := l.number(&loadTime, placeOf(h.number, middle))
 		if err != nil {
-			failed = err
+			return 0, err
 		}
-		return !time.UnixMilli(ms).Before(at)
-	})
-	return h.first + driver.Position(older), failed
+		if time.UnixMilli(ms).Before(at) {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
+	return low, nil
 }
 
 // begin returns where a start is in a partition.
@@ -143,6 +147,7 @@ func (l *link) begin(h *head, s driver.Start) (driver.Position, error) {
 		return h.next, nil
 	case driver.StartTime:
 		return l.since(h, s.Time)
+	case driver.StartEarliest:
 	}
 	return h.first, nil
 }

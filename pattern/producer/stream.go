@@ -262,11 +262,11 @@ func (s *stream) publish(ctx context.Context, topic string, all []*operation, re
 	if len(messages) == 0 {
 		return
 	}
-	p, ok := all[0].ticket.Instance.(*producer)
-	if !ok {
-		panic("the instance of another kind")
+	var outcomes []result
+	err := error(errs.New(errs.Internal, "the instance of another kind"))
+	if p, ok := all[0].ticket.Instance.(*producer); ok {
+		outcomes, err = p.publish(ctx, topic, messages)
 	}
-	outcomes, err := p.publish(ctx, topic, messages)
 	for k, i := range of {
 		if results[i].err = err; err == nil {
 			results[i] = outcomes[k]

@@ -41,7 +41,7 @@ func Kind() pattern.Kind {
 		},
 		// Tasks are signed and verified wherever the namespace does so.
 		CheckSigning: func(json.RawMessage, bool) error { return nil },
-		Open: func(c pattern.Config) (pattern.Instance, error) { return open(c) },
+		Open:         func(c pattern.Config) (pattern.Instance, error) { return open(c) },
 	}
 }
 
@@ -49,12 +49,12 @@ func Kind() pattern.Kind {
 type queues struct {
 	queuev1.UnimplementedQueueServer
 
-	gate      trust.Gate
-	settings  *settings
-	driver    driver.Queue
-	maxTask   int // bytes of an envelope, so that its dead letter fits too
-	now       func() time.Time
-	meters    *meters
+	gate     trust.Gate
+	settings *settings
+	driver   driver.Queue
+	maxTask  int // bytes of an envelope, so that its dead letter fits too
+	now      func() time.Time
+	meters   *meters
 
 	life context.Context //nolint:containedctx // ends with Close
 	end  context.CancelFunc

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"slices"
 	"testing"
 
@@ -52,7 +53,7 @@ func testBrowse(t *testing.T, s *shop) {
 	s.same("its partition", s.browsed(&consumerv1.BrowseRequest{Topic: "orders", Partitions: []int32{partition}}), []string{"1", "2", "3", "4"})
 	for what, r := range map[string]*consumerv1.BrowseRequest{
 		"a partition that is not there": {Topic: "orders", Partitions: []int32{99}},
-		"a place outside the log":       {Topic: "orders", From: from(1 << 60)},
+		"a place outside the log":       {Topic: "orders", From: from(math.MaxInt64)},
 		"a negative limit":              {Topic: "orders", Limit: -1},
 		"a group without a name":        {Topic: "orders", From: &consumerv1.Start{From: new(consumerv1.Start_Group)}},
 	} {

@@ -54,13 +54,17 @@ run: ## start everything in one process, on data in ./.prism
 	@go build -o .cache/prism ./cmd/prism
 	@exec .cache/prism dev $(ARGS)
 
+# Suites mostly wait for servers that were hurt on purpose: more packages at once
+# than there are processors.
+TEST_PACKAGES := $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
+
 # A run of everything leaves what the suites found, for make check; a run with
 # ARGS may be a part. (Go never takes tests that write there from its cache.)
 .PHONY: test
 test: export PRISM_MATRIX_DIR = $(if $(ARGS),,$(CURDIR)/.cache/matrix)
 test: $(TEST_TOOLS) $(TEST_SERVERS) ## run all tests on real servers, with the race detector
 	@mkdir -p .cache/matrix
-	@gotestsum --format $(TEST_FORMAT) -- -race -timeout 15m $(ARGS) ./...
+	@gotestsum --format $(TEST_FORMAT) -- -race -timeout 15m -p $(TEST_PACKAGES) $(ARGS) ./...
 
 .PHONY: check
 check: lint imports wire generated backends tidy measures ## check everything else: format, lint, imports, contract, budgets

@@ -26,7 +26,7 @@ func advise(name string, known []string) string {
 	if near := nearest(name, known); near != "" {
 		return "; did you mean " + quote(near)
 	}
-	const most = 12
+	const most = 16
 	if len(known) > most {
 		return "; there are " + strings.Join(known[:most], ", ") + " and " + strconv.Itoa(len(known)-most) + " more"
 	}

@@ -275,7 +275,10 @@ func (s *session) work(ctx context.Context, d *Delivery) {
 	ctx, cancel := context.WithTimeout(ctx, s.maxHandling)
 	defer cancel()
 	var err error
-	if d.SealedWith, err = s.topics.client.opts.payload.open(ctx, d.Envelope); err != nil {
+	if !s.keepSealed {
+		d.SealedWith, err = s.topics.client.opts.payload.open(ctx, d.Envelope)
+	}
+	if err != nil {
 		s.unreadable(d, err)
 		s.settle(d, errors.New(errs.From(err).Text())) // where the keys are is nobody else's business
 		return

@@ -3,7 +3,7 @@ package client
 import "time"
 
 // A ConsumeOption is one of Concurrency, MaxHandling, OnSettleError,
-// OnUnreadable and OnSession.
+// OnUnreadable, KeepSealed and OnSession.
 type ConsumeOption interface{ consume(o *consumeOptions) }
 
 type consumeOptions struct {
@@ -11,6 +11,7 @@ type consumeOptions struct {
 	maxHandling time.Duration
 	settleError func(d *Delivery, err error)
 	unreadable  func(d *Delivery, err error)
+	keepSealed  bool
 	told        func(err error)
 }
 
@@ -43,6 +44,12 @@ func (f OnSettleError) consume(o *consumeOptions) { o.settleError = f }
 type OnUnreadable func(d *Delivery, err error)
 
 func (f OnUnreadable) consume(o *consumeOptions) { o.unreadable = f }
+
+// KeepSealed hands over messages whose payload is encrypted as they stand in the
+// topic, to programs that only pass them on.
+type KeepSealed bool
+
+func (k KeepSealed) consume(o *consumeOptions) { o.keepSealed = bool(k) }
 
 // OnSession is told nil when a subscription stands, and of each one that could not
 // be had, or broke, and is tried again, why; errs.Draining where the proxy asked

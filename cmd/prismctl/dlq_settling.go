@@ -87,7 +87,7 @@ func (s *settling) run(parent context.Context) error {
 	go func() {
 		over <- s.topics.Consume(ctx, s.letters, deadGroup, func(handling context.Context, d *client.Delivery) error {
 			return s.take(ctx, handling, d)
-		}, client.Concurrency(s.atOnce), client.MaxHandling(maxHandling), client.OnSession(s.sub.session), client.OnSettleError(s.unsettled))
+		}, client.KeepSealed(true), client.Concurrency(s.atOnce), client.MaxHandling(maxHandling), client.OnSession(s.sub.session), client.OnSettleError(s.unsettled))
 	}()
 	err := s.settleAll(ctx, over)
 	end(err)

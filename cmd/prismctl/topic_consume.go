@@ -162,7 +162,7 @@ func (w *worker) run(t *client.Topics, atOnce int) error {
 	w.quiet.Stop()
 	defer w.quiet.Stop()
 	sub := &subscribing{errOut: w.errOut, end: w.end, stands: w.stands}
-	err := t.Consume(w.ending, w.topic, w.group, w.work, client.Concurrency(atOnce), client.MaxHandling(maxHandling),
+	err := t.Consume(w.ending, w.topic, w.group, w.work, client.KeepSealed(true), client.Concurrency(atOnce), client.MaxHandling(maxHandling),
 		client.OnSession(sub.session), client.OnSettleError(w.unsettled))
 	if err != nil || w.ctx.Err() != nil {
 		return err

@@ -112,18 +112,14 @@ func flightsHold(f *fixture) {
 }
 
 func statementTimeoutHolds(f *fixture) {
+	f.put(f.kv(f.open(f.config()), ""), "a", "1") // the tables are made without it
 	c := f.config()
-	c.Options = f.options(`, "statement_timeout": "100ms"`)
+	c.Options = f.options(`, "statement_timeout": "300ms"`)
 	kv := f.kv(f.open(c), "")
-	f.put(kv, "a", "1")
 	holder := f.direct()
 	f.exec(holder, "BEGIN; LOCK TABLE "+f.schema()+".prism_kv")
-	start := time.Now()
 	_, err := kv.Get(f.ctx, "a", driver.WithExpiry)
 	f.wants("get from a locked table", err, errs.BackendUnavailable, "options.statement_timeout")
-	if took := time.Since(start); took > 900*time.Millisecond { // lock_timeout is 1 s
-		f.Errorf("it took %v", took)
-	}
 	f.exec(holder, "COMMIT")
 	f.get(kv, "a")
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/files"
+	"github.com/prismgw/prism/driver/kafka"
 	"github.com/prismgw/prism/driver/memory"
 	"github.com/prismgw/prism/driver/nats"
 	"github.com/prismgw/prism/driver/postgres"
@@ -33,6 +34,7 @@ func technologies() []technology {
 		{redis.Driver(), "redis://localhost:6379/0", "string `orders:carts:k`", `{"keys": "cart:{key}"}`},
 		{postgres.Driver(), "postgres://localhost:5432/prism", "table `prism_kv`, a row `orders`, `carts`, `k`", `{"table": "carts", "key": "id", "value": "doc"}`},
 		{nats.Driver(), "nats://localhost:4222", "subject `$KV.prism.orders.carts.k`", ""},
+		{kafka.Driver(), "kafka://localhost:9092", "messages only: topic `orders.carts`", ""},
 	}
 }
 

@@ -187,13 +187,14 @@ func TestConsumeKeepsInHand(t *testing.T) {
 	s := prismtest.Start(t, oneTopic)
 	topics := s.Client(t, "test").Topics("test")
 	publishAll(t, topics, "a1")
-	var times atomic.Int32
+	var times, done atomic.Int32
 	c := consume(t, topics, func(context.Context, *client.Delivery) error {
 		times.Add(1)
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(2500 * time.Millisecond) // of work, twice ack_wait and more
+		done.Add(1)
 		return nil
 	}, client.OnSettleError(func(_ *client.Delivery, err error) { t.Errorf("settle: %v", err) }))
-	time.Sleep(3 * time.Second)
+	until(t, "handled", func() bool { return done.Load() > 0 })
 	c.finish()
 	if times.Load() != 1 {
 		t.Errorf("it was handled %d times", times.Load())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/groups"
+	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -65,7 +66,7 @@ func (s *topics) topic(spec *driver.TopicSpec, now func() time.Time) (*topic, er
 	t := s.byName[cmp.Or(spec.Physical, spec.Name)]
 	switch {
 	case t != nil:
-		return t, t.fits(spec)
+		return t, wrap.TopicFits(&t.spec, spec)
 	case spec.Physical != "":
 		return nil, errs.TopicNotFound
 	}
@@ -83,30 +84,6 @@ func (s *topics) all() []*topic {
 	}
 	return all
 }
-
-// fits returns what the topic promises less than the spec asks for. To keep a
-// record for longer is not less.
-func (t *topic) fits(spec *driver.TopicSpec) error {
-	var bad []errs.Field
-	report := func(path string, less bool, has, wanted any) {
-		if less {
-			bad = append(bad, errs.Field{Path: path, Text: fmt.Sprintf("the topic that is there has %v, not %v", has, wanted)})
-		}
-	}
-	have := &t.spec
-	report("partitions", have.Partitions < spec.Partitions, have.Partitions, spec.Partitions)
-	report("retention.age", shorter(have.MaxAge, spec.MaxAge), have.MaxAge, spec.MaxAge)
-	report("retention.bytes", shorter(have.MaxBytes, spec.MaxBytes), have.MaxBytes, spec.MaxBytes)
-	report("retention.until_consumed", have.UntilConsumed && !spec.UntilConsumed, have.UntilConsumed, spec.UntilConsumed)
-	report("dedup", have.Dedup < spec.Dedup, have.Dedup, spec.Dedup)
-	if bad == nil {
-		return nil
-	}
-	return &errs.Error{Reason: errs.InvalidConfiguration, Message: "the topic that is there promises less than is asked for", Fields: bad}
-}
-
-// shorter reports whether a bound is lower than another one, where 0 is none.
-func shorter[T ~int64](a, b T) bool { return a != 0 && (b == 0 || a < b) }
 
 // openTopic is a topic seen through one connection.
 type openTopic struct {

@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,7 +95,7 @@ func (l *log) own(ctx context.Context, c rueidis.Client, spec *driver.TopicSpec)
 	if t.spec, err = readSpec(kept); err != nil {
 		return nil, err
 	}
-	if err := fits(&t.spec, spec); err != nil {
+	if err := wrap.TopicFits(&t.spec, spec); err != nil {
 		return nil, err
 	}
 	for i := range t.spec.Partitions {
@@ -138,29 +137,6 @@ func readSpec(kept map[string]string) (s driver.TopicSpec, err error) {
 	return s, err
 }
 
-// fits returns what a topic promises less than the spec asks for. To keep a
-// record for longer is not less.
-func fits(have, spec *driver.TopicSpec) error {
-	var bad []errs.Field
-	report := func(path string, less bool, has, wanted any) {
-		if less {
-			bad = append(bad, errs.Field{Path: path, Text: fmt.Sprintf("the topic that is there has %v, not %v", has, wanted)})
-		}
-	}
-	report("partitions", have.Partitions < spec.Partitions, have.Partitions, spec.Partitions)
-	report("retention.age", shorter(have.MaxAge, spec.MaxAge), have.MaxAge, spec.MaxAge)
-	report("retention.bytes", shorter(have.MaxBytes, spec.MaxBytes), have.MaxBytes, spec.MaxBytes)
-	report("retention.until_consumed", have.UntilConsumed && !spec.UntilConsumed, have.UntilConsumed, spec.UntilConsumed)
-	report("dedup", have.Dedup < spec.Dedup, have.Dedup, spec.Dedup)
-	if bad == nil {
-		return nil
-	}
-	return &errs.Error{Reason: errs.InvalidConfiguration, Message: "the topic that is there promises less than is asked for", Fields: bad}
-}
-
-// shorter reports whether a bound is lower than another one, where 0 is none.
-func shorter[T ~int64](a, b T) bool { return a != 0 && (b == 0 || a < b) }
-
 // adopt returns a topic whose streams other programs have made.
 func (l *log) adopt(ctx context.Context, c rueidis.Client, spec *driver.TopicSpec) (*topic, error) {
 	t := newTopic(l.conn, l.namespace+"="+spec.Physical)
@@ -170,7 +146,7 @@ func (l *log) adopt(ctx context.Context, c rueidis.Client, spec *driver.TopicSpe
 	}
 	t.spec.Partitions = len(t.streams)
 	asked := driver.TopicSpec{Partitions: spec.Partitions}
-	if err := fits(&t.spec, &asked); err != nil {
+	if err := wrap.TopicFits(&t.spec, &asked); err != nil {
 		return nil, err
 	}
 	_, err := t.keep(ctx, c, "physical", spec.Physical)

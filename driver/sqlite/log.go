@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"context"
 	sqldriver "database/sql/driver"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prismgw/prism/driver"
 	"github.com/prismgw/prism/driver/groups"
+	"github.com/prismgw/prism/driver/wrap"
 	"github.com/prismgw/prism/errs"
 )
 
@@ -57,7 +57,7 @@ func (l *log) Topic(ctx context.Context, spec driver.TopicSpec) (driver.Topic, e
 			return nil, err
 		}
 		if t != nil {
-			return t, t.fits(&spec)
+			return t, wrap.TopicFits(&t.spec, &spec)
 		}
 		if spec.Physical != "" {
 			return nil, errs.TopicNotFound
@@ -67,30 +67,6 @@ func (l *log) Topic(ctx context.Context, spec driver.TopicSpec) (driver.Topic, e
 		}
 	}
 }
-
-// fits returns what the topic promises less than the spec asks for. To keep a
-// record for longer is not less.
-func (t *topic) fits(spec *driver.TopicSpec) error {
-	var bad []errs.Field
-	report := func(path string, less bool, has, wanted any) {
-		if less {
-			bad = append(bad, errs.Field{Path: path, Text: fmt.Sprintf("the topic that is there has %v, not %v", has, wanted)})
-		}
-	}
-	have := &t.spec
-	report("partitions", have.Partitions < spec.Partitions, have.Partitions, spec.Partitions)
-	report("retention.age", shorter(have.MaxAge, spec.MaxAge), have.MaxAge, spec.MaxAge)
-	report("retention.bytes", shorter(have.MaxBytes, spec.MaxBytes), have.MaxBytes, spec.MaxBytes)
-	report("retention.until_consumed", have.UntilConsumed && !spec.UntilConsumed, have.UntilConsumed, spec.UntilConsumed)
-	report("dedup", have.Dedup < spec.Dedup, have.Dedup, spec.Dedup)
-	if bad == nil {
-		return nil
-	}
-	return &errs.Error{Reason: errs.InvalidConfiguration, Message: "the topic that is there promises less than is asked for", Fields: bad}
-}
-
-// shorter reports whether a bound is lower than another one, where 0 is none.
-func shorter[T ~int64](a, b T) bool { return a != 0 && (b == 0 || a < b) }
 
 type topicName struct{ namespace, topic string }
 
